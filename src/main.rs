@@ -1,0 +1,2 @@
+//! args -> config -> shell::run -> exit code.
+fn main() {}
