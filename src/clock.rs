@@ -105,12 +105,9 @@ mod tests {
 
     #[test]
     fn wall_times_print_as_kubernetes_writes_them_and_read_back() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_795_498_593, "2026-11-24T05:36:33Z"),
-            (-1, "1969-12-31T23:59:59Z"),
-        ] {
+        for (seconds, text) in
+            [(0, "1970-01-01T00:00:00Z"), (951_782_400, "2000-02-29T00:00:00Z"), (1_795_498_593, "2026-11-24T05:36:33Z"), (-1, "1969-12-31T23:59:59Z")]
+        {
             assert_eq!(WallTime(seconds).to_string(), text);
             assert_eq!(WallTime::parse(text), Some(WallTime(seconds)));
         }
