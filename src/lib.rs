@@ -49,3 +49,4 @@ pub mod budget;
 pub mod clock;
 pub mod identity;
 pub mod kube;
+pub mod tunnel;
