@@ -2,6 +2,10 @@
 #![warn(missing_docs)]
 
 pub mod budget;
+#[cfg(feature = "shell")]
+pub mod cli;
 pub mod clock;
 pub mod identity;
 pub mod kube;
+#[cfg(feature = "shell")]
+pub mod shell;
