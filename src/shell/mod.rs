@@ -10,9 +10,9 @@
 
 pub mod buffers;
 pub mod entropy;
-//pub mod link;
+pub mod link;
 pub mod log;
-//pub mod netlink;
+pub mod netlink;
 //pub mod nft;
 pub mod store;
 mod syscall;

@@ -8,6 +8,8 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use tokio::io::unix::AsyncFd;
+
 /// The clocks we read.
 #[derive(Clone, Copy)]
 pub(super) enum ClockId {
@@ -58,6 +60,12 @@ pub(super) fn attach_tun(device: &impl AsFd, name: &str) -> io::Result<()> {
 pub(super) fn set_option(socket: &impl AsFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the pointer and length describe `value`.
     check(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), size_of::<i32>() as libc::socklen_t) })
+}
+
+/// Lets the runtime watch an open file or socket. Must be called inside the runtime.
+pub(super) fn watched<T: AsFd + AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: `owner` is a std type that owns its descriptor, never swaps it, and closes it only after the AsyncFd has let go of it.
+    unsafe { AsyncFd::register(owner) }.map_err(|refused| refused.into_parts().1)
 }
 
 fn check(returned: i32) -> io::Result<()> {

@@ -81,7 +81,7 @@ impl Tun {
             Some(libc::EINVAL) => TunError::Taken(name.into()),
             _ => TunError::Kernel(name.into(), why),
         })?;
-        let device = AsyncFd::new(device).map_err(|why| TunError::Kernel(name.into(), why))?;
+        let device = syscall::watched(device).map_err(|why| TunError::Kernel(name.into(), why))?;
         Ok(Tun { device })
     }
 

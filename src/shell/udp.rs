@@ -65,7 +65,7 @@ impl Udp {
             Err(_) => (bound(port, false).map_err(refused)?, false),
         };
         enlarge(&socket);
-        let socket = AsyncFd::new(socket.into()).map_err(|why| UdpError::Kernel(port, why))?;
+        let socket = syscall::watched(socket.into()).map_err(|why| UdpError::Kernel(port, why))?;
         Ok(Udp { socket, both })
     }
 
