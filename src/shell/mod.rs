@@ -10,13 +10,14 @@
 
 pub mod buffers;
 pub mod entropy;
+mod expression;
 pub mod link;
 pub mod log;
 pub mod netlink;
-//pub mod nft;
+pub mod nft;
 pub mod store;
 mod syscall;
 pub mod time;
 pub mod tun;
 pub mod udp;
-//pub mod upkeep;
+pub mod upkeep;

@@ -114,6 +114,12 @@ impl Message {
         self
     }
 
+    /// What follows the header.
+    #[cfg(test)]
+    pub(super) fn body(&self) -> &[u8] {
+        &self.0[HEADER..]
+    }
+
     fn finish(mut self, sequence: u32) -> Vec<u8> {
         let length = self.0.len() as u32;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
