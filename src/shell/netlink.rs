@@ -327,6 +327,10 @@ impl Notices {
         for &group in groups {
             syscall::set_option(&socket, SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as i32)?;
         }
+        // The kernel passes over listeners without an address, and gives one with the first thing sent: here a message that asks nothing.
+        const NOTHING: u16 = 1;
+        let sent = socket.send(&Message::new(NOTHING, 0, &[]).finish(0))?;
+        debug_assert_eq!(sent, HEADER);
         Ok(Notices(socket))
     }
 

@@ -85,10 +85,10 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// Takes charge of the interface in `wanted` and applies it.
+    /// Takes charge of the interface in `wanted` and applies it. A prefix that others route already is logged and tried again with every tick.
     ///
     /// # Errors
-    /// When anything wanted cannot be had.
+    /// When anything else wanted cannot be had.
     pub fn start(wanted: Wanted) -> Result<Upkeep, UpkeepError> {
         let links = Links::open()?;
         let ruleset = if wanted.rules.is_some() { Some(Ruleset::open()?) } else { None };
@@ -96,7 +96,10 @@ impl Upkeep {
             log!(Warn, "link", "cannot loosen reverse path filtering on {}: {why}", wanted.link.name);
         }
         let mut upkeep = Upkeep { links, ruleset, wanted, link_owed: true, last_failure: String::new() };
-        upkeep.apply()?;
+        match upkeep.apply() {
+            Err(why @ UpkeepError::Link(LinkError::Clash(_))) => upkeep.failed(&why),
+            other => other?,
+        }
         upkeep.links.changed();
         Ok(upkeep)
     }
@@ -114,9 +117,11 @@ impl Upkeep {
         if self.wanted.rules.is_some() && self.ruleset.is_none() {
             self.ruleset = Some(Ruleset::open()?);
         }
-        self.link_owed = true;
-        self.apply_link()?;
-        if rules_changed { self.apply_rules() } else { Ok(()) }
+        let link = self.apply_link();
+        if rules_changed {
+            self.apply_rules()?;
+        }
+        link.map(|_| ())
     }
 
     /// Looks whether all is as wanted and puts it right if not. Call it once a second.
@@ -193,9 +198,11 @@ impl Upkeep {
         }
     }
 
+    /// Applies everything; one that fails does not cost the other.
     fn apply(&mut self) -> Result<(), UpkeepError> {
-        self.apply_link()?;
-        self.apply_rules()
+        let link = self.apply_link();
+        self.apply_rules()?;
+        link.map(|_| ())
     }
 
     fn apply_link(&mut self) -> Result<usize, UpkeepError> {
