@@ -1,7 +1,7 @@
 #!/bin/sh
 # Proves the shell's network rooms on this kernel, in namespaces of its own: TUN, addresses, routes, rules, the exemption from a
 # later masquerade, repair after a flush, nothing of others touched, nothing left. Needs root, iproute2, nftables, iptables, ping.
-# Usage: tests/fabric.sh PATH-OF-THE-EXAMPLE-fabric
+# Usage: [IPTABLES=iptables-legacy] tests/fabric.sh PATH-OF-THE-EXAMPLE-fabric
 set -u
 fabric=$1 host=net-host-$$ pod=net-pod-$$ out=$(mktemp -d) failed=0
 end() { [ -n "${pid:-}" ] && kill "$pid" 2>/dev/null; ip netns del $host 2>/dev/null; ip netns del $pod 2>/dev/null; rm -rf "$out"; }
@@ -20,9 +20,9 @@ inpod ip link set lo up; inpod ip link set eth0 up; inpod ip addr add 10.42.0.5/
 on sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter'
 # As flannel does it, and a table of somebody else's in nft's own words.
 flannel() {
-  on iptables -t nat -N FLANNEL-POSTRTG; on iptables -t nat -A POSTROUTING -j FLANNEL-POSTRTG
-  on iptables -t nat -A FLANNEL-POSTRTG -s 10.42.0.0/16 -d 10.42.0.0/16 -j RETURN
-  on iptables -t nat -A FLANNEL-POSTRTG -s 10.42.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
+  on ${IPTABLES:-iptables} -t nat -N FLANNEL-POSTRTG; on ${IPTABLES:-iptables} -t nat -A POSTROUTING -j FLANNEL-POSTRTG
+  on ${IPTABLES:-iptables} -t nat -A FLANNEL-POSTRTG -s 10.42.0.0/16 -d 10.42.0.0/16 -j RETURN
+  on ${IPTABLES:-iptables} -t nat -A FLANNEL-POSTRTG -s 10.42.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
   on nft 'table inet other { chain c { type filter hook input priority 0; counter; }; set s { type ipv4_addr; elements = { 1.2.3.4 }; }; }'
 }
 flannel

@@ -183,7 +183,8 @@ impl Links {
     }
 
     fn apply_addresses(&mut self, index: u32, desired: &Desired) -> Result<usize, LinkError> {
-        let wanted = desired.primary.iter().map(|&local| (local, SCOPE_GLOBAL)).chain(desired.local.iter().map(|&local| (local, SCOPE_LINK)));
+        let others = desired.local.iter().filter(|&&local| Some(local) != desired.primary);
+        let wanted = desired.primary.iter().map(|&local| (local, SCOPE_GLOBAL)).chain(others.map(|&local| (local, SCOPE_LINK)));
         let wanted: Vec<Address> = wanted.filter_map(|(local, scope)| Some(Address { index, local, prefix: Prefix::new(local, 32)?, scope })).collect();
         let found = self.addresses(Some(index))?;
         let mut changes = 0;
@@ -210,8 +211,8 @@ impl Links {
             changes += 1;
         }
         let mut clash = None;
-        for &to in &desired.routes {
-            if found.iter().filter(good).any(|route| route.to == to) {
+        for (at, &to) in desired.routes.iter().enumerate() {
+            if desired.routes[..at].contains(&to) || found.iter().filter(good).any(|route| route.to == to) {
                 continue;
             }
             let route = Route { to, table: TABLE_MAIN, kind: UNICAST, index: Some(index), source: desired.primary, protocol: PROTOCOL, priority: 0 };

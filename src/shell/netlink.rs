@@ -220,7 +220,7 @@ impl Netlink {
         let sequence = self.send(message)?;
         loop {
             let length = self.read()?;
-            for heard in messages(&self.buffer[..length]).filter(|heard| heard.sequence == sequence) {
+            if let Some(heard) = messages(&self.buffer[..length]).find(|heard| heard.sequence == sequence) {
                 return match refused(&heard) {
                     Some(refusal) => Err(refusal),
                     None => read(heard.body).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData).into()),

@@ -66,7 +66,10 @@ impl fmt::Display for StoreError {
             )
         };
         match self {
-            StoreError::Directory(path, _) => write!(f, "cannot use the state directory {}", path.display()),
+            StoreError::Directory(path, why) => {
+                write!(f, "cannot use the state directory {}", path.display())?;
+                hint(f, why)
+            }
             StoreError::NotPlain(path) => {
                 write!(f, "{} is a link or of the wrong kind: the state must be a plain file in a plain directory; remove it", path.display())
             }
@@ -96,14 +99,20 @@ impl fmt::Display for StoreError {
             }
             StoreError::Write(path, why) => {
                 write!(f, "cannot write {}; the state before it is kept", path.display())?;
-                match why.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => f.write_str("; make room on this file system"),
-                    io::ErrorKind::ReadOnlyFilesystem => f.write_str("; mount this file system for writing, or move the state with --state-dir"),
-                    _ => Ok(()),
-                }
+                hint(f, why)
             }
         }
     }
+}
+
+/// What to do about an error of the disk.
+fn hint(f: &mut fmt::Formatter<'_>, why: &io::Error) -> fmt::Result {
+    f.write_str(match why.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on this file system",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount this file system for writing, or move the state with --state-dir",
+        io::ErrorKind::PermissionDenied => "; run as root, or choose another place with --state-dir",
+        _ => "",
+    })
 }
 
 impl std::error::Error for StoreError {

@@ -89,6 +89,14 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "lab-clock")]
+    fn the_lab_shifts_the_wall_clock_alone() {
+        let asked = std::env::var("SLUICE_LAB_CLOCK").ok().and_then(|file| std::fs::read_to_string(file).ok()).and_then(|text| text.trim().parse().ok());
+        let (shifted, real) = (wall().0, real_wall().0);
+        assert!((0..=1).contains(&(real + asked.unwrap_or(0) - shifted)), "{shifted} {real}");
+    }
+
+    #[test]
     fn a_boot_id_is_a_uuid_and_nothing_else() {
         assert_eq!(parse_boot_id("00112233-4455-6677-8899-aabbccddeeff\n").map(|id| (id[0], id[1], id[15])), Some((0, 0x11, 0xff)));
         for text in ["", "00112233", "00112233-4455-6677-8899-aabbccddeeffaa", "0x112233-4455-6677-8899-aabbccddeeff"] {
