@@ -46,7 +46,11 @@
 //! what a row keeps of an object; *plan* views to a step; *forge* source object to body; *call* one request to an API server; *grant* what a provider lends.
 
 pub mod budget;
+#[cfg(feature = "shell")]
+pub mod cli;
 pub mod clock;
 pub mod identity;
 pub mod kube;
+#[cfg(feature = "shell")]
+pub mod shell;
 pub mod tunnel;
