@@ -5,3 +5,6 @@ pub mod budget;
 pub mod clock;
 pub mod identity;
 pub mod kube;
+
+#[cfg(test)]
+mod rooms;
