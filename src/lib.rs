@@ -5,6 +5,8 @@ pub mod budget;
 pub mod clock;
 pub mod identity;
 pub mod kube;
+#[cfg(any(test, feature = "world"))]
+pub mod world;
 
 #[cfg(test)]
 mod rooms;
