@@ -8,3 +8,5 @@
 pub mod api_server;
 pub mod chance;
 pub mod clock;
+pub mod net;
+pub mod site;

@@ -11,6 +11,8 @@ pub mod path;
 pub mod server;
 pub mod store;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use server::{ApiServer, Faults, Request};
 pub use store::Key;
