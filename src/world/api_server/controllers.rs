@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::server::{ApiServer, fields, terminating};
 use super::store::Key;
-use crate::clock::{Instant, Now};
+use crate::clock::{Instant, Now, WallTime};
 use crate::kube::call::Verb;
 use crate::world::clock::Agenda;
 
@@ -29,7 +29,7 @@ pub struct Controllers {
     pub place: BTreeMap<String, Vec<String>>,
     agenda: Agenda<Task>,
     planned: BTreeSet<Task>,
-    looked_at: Option<(u64, bool)>,
+    looked_at: Option<(u64, bool, i64)>,
     addresses: u16,
     placed: usize,
 }
@@ -54,6 +54,10 @@ enum What {
     Kill,
     /// The pod's node does not exist any more.
     Orphan,
+    /// The node's lease is old: it is taken for lost.
+    Lose,
+    /// The pod's node is lost, and the pod tolerates that no longer.
+    Evict,
     /// None of the owners lives.
     Collect,
     /// Take away something that lies in a terminating namespace.
@@ -75,6 +79,8 @@ impl What {
             What::End => (0, 1),
             What::Kill => (50, 3_000),
             What::Orphan => (40_000, 60_000),
+            What::Lose => (0, 5_000),
+            What::Evict => (300_000, 305_000),
             What::Collect | What::Sweep | What::Close => (20, 1_500),
         }
     }
@@ -119,19 +125,23 @@ impl Controllers {
     }
 
     fn look(&mut self, server: &mut ApiServer, now: Now) {
-        let at = Some((server.store.version(), self.kubelets_down));
+        // Leases grow old without anybody writing, so it is looked again every 10 s.
+        let at = Some((server.store.version(), self.kubelets_down, now.wall.0 / 10));
         if self.looked_at == at {
             return;
         }
         self.looked_at = at;
-        let mut found = Vec::new();
+        let mut found = BTreeMap::new();
         for (key, object) in server.store.everything() {
             for what in self.wanted(server, key, object) {
                 let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
                 let ends = if what == What::End { ends_after(object).unwrap_or(0) } else { 0 };
-                found.push((Task { what, key: key.clone(), uid }, ends));
+                found.insert(Task { what, key: key.clone(), uid }, ends);
             }
         }
+        // What is moot is forgotten, so that its time begins anew if it comes up again.
+        self.agenda.retain(|task| found.contains_key(task));
+        self.planned.retain(|task| found.contains_key(task));
         for (task, ends) in found {
             if !self.planned.contains(&task) {
                 let (from, to) = task.what.delay();
@@ -147,11 +157,8 @@ impl Controllers {
         let mut out = Vec::new();
         match key.resource.as_str() {
             "pods" => out.extend(self.wanted_for_pod(server, object)),
-            "namespaces" if terminating(object) => {
-                if !server.store.everything().any(|(k, _)| k.namespace == key.name) {
-                    out.push(What::Close);
-                }
-            }
+            "namespaces" if terminating(object) && !server.store.everything().any(|(k, _)| k.namespace == key.name) => out.push(What::Close),
+            "nodes" if !self.nodes.contains(&key.name) => out.extend(lost(server, key, object).then_some(What::Lose)),
             "replicasets.apps" if !terminating(object) && scale(server, object) != 0 => out.push(What::Scale),
             "services" if object["spec"].get("selector").is_some() && slice_key_and_body(server, object).is_some() => out.push(What::Slice),
             _ => {}
@@ -180,7 +187,8 @@ impl Controllers {
             return (!terminating(pod) && !self.there(server, pod).is_empty()).then_some(What::Place);
         };
         if !self.nodes.iter().any(|n| n == node) {
-            return server.store.at(&Key::new("nodes", "", node)).is_none().then_some(What::Orphan);
+            let Some(node) = server.store.at(&Key::new("nodes", "", node)) else { return Some(What::Orphan) };
+            return (!terminating(pod) && !ready(node) && !tolerates_for_ever(pod)).then_some(What::Evict);
         }
         if self.kubelets_down {
             return None;
@@ -226,7 +234,13 @@ impl Controllers {
                 server.request("kubelet", Verb::Merge, &format!("{path}/status"), Some(&status.to_string()));
             }
             What::Kill | What::Orphan => drop(server.request("kubelet", Verb::Delete, &path, Some(&only(Some(0))))),
-            What::Collect | What::Sweep => drop(server.request("controller", Verb::Delete, &path, Some(&only(None)))),
+            What::Lose => {
+                let condition = json!({"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "lastTransitionTime": server.wall.to_string()});
+                let mut rest: Vec<_> = conditions(object).filter(|c| c["type"] != "Ready").cloned().collect();
+                rest.push(condition);
+                server.request("controller", Verb::Merge, &format!("{path}/status"), Some(&json!({"status": {"conditions": rest}}).to_string()));
+            }
+            What::Evict | What::Collect | What::Sweep => drop(server.request("controller", Verb::Delete, &path, Some(&only(None)))),
             What::Close => server.store.remove(&task.key),
             What::Scale => rescale(server, &task.key, object),
             What::Slice => {
@@ -246,6 +260,28 @@ pub fn path(key: &Key, object: &Value) -> String {
     let root = if version.contains('/') { "apis" } else { "api" };
     let within = if key.namespace.is_empty() { String::new() } else { format!("/namespaces/{}", key.namespace) };
     format!("/{root}/{version}{within}/{plural}/{}", key.name)
+}
+
+fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
+    object["status"]["conditions"].as_array().into_iter().flatten()
+}
+
+fn ready(object: &Value) -> bool {
+    conditions(object).any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+/// Whether a Ready node's lease has not been renewed for 40 s.
+fn lost(server: &ApiServer, key: &Key, node: &Value) -> bool {
+    let lease = server.store.at(&Key::new("leases.coordination.k8s.io", "kube-node-lease", &key.name));
+    let renewed = lease.and_then(|l| WallTime::parse(l["spec"]["renewTime"].as_str()?));
+    ready(node) && renewed.is_none_or(|at| server.wall.0 - at.0 > 40)
+}
+
+/// The first toleration that matches decides; one without seconds is for ever.
+fn tolerates_for_ever(pod: &Value) -> bool {
+    let all = pod["spec"]["tolerations"].as_array().into_iter().flatten();
+    let first = all.into_iter().find(|t| t["key"] == "node.kubernetes.io/unreachable" || (t["operator"] == "Exists" && t.get("key").is_none()));
+    first.is_some_and(|t| t.get("tolerationSeconds").is_none())
 }
 
 fn ends_after(pod: &Value) -> Option<u64> {

@@ -111,6 +111,9 @@ impl ApiServer {
     /// One request, without luck: status and body.
     pub fn request(&mut self, who: &str, verb: Verb, path: &str, body: Option<&str>) -> (u16, Vec<u8>) {
         let target = Target::parse(path);
+        if *self.store.writer != *who {
+            self.store.writer = who.into();
+        }
         let outcome = match (&target, body.map(serde_json::from_str::<Value>).transpose()) {
             (None, _) => refuse(404, "the server could not find the requested resource"),
             (_, Err(e)) => refuse(400, format!("the body is not JSON: {e}")),

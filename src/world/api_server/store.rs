@@ -28,6 +28,8 @@ impl Key {
 pub struct Change {
     /// The version it made.
     pub version: u64,
+    /// Who made it.
+    pub who: Rc<str>,
     /// Of which object.
     pub key: Key,
     /// The object before; none: it was made.
@@ -37,14 +39,22 @@ pub struct Change {
 }
 
 /// Objects and their history.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Store {
+    /// Who writes now.
+    pub writer: Rc<str>,
     objects: BTreeMap<Key, Rc<Value>>,
     /// The last version given.
     version: u64,
     history: VecDeque<Change>,
     /// All changes up to this version are forgotten.
     forgotten: u64,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store { writer: "cluster".into(), objects: BTreeMap::new(), version: 0, history: VecDeque::new(), forgotten: 0 }
+    }
 }
 
 impl Store {
@@ -83,7 +93,7 @@ impl Store {
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let after = Rc::new(object);
         self.objects.insert(key.clone(), after.clone());
-        self.history.push_back(Change { version: self.version, key, before, after: Some(after.clone()) });
+        self.history.push_back(Change { version: self.version, who: self.writer.clone(), key, before, after: Some(after.clone()) });
         after
     }
 
@@ -91,7 +101,7 @@ impl Store {
     pub fn remove(&mut self, key: &Key) {
         if let Some(before) = self.objects.remove(key) {
             self.version += 1;
-            self.history.push_back(Change { version: self.version, key: key.clone(), before: Some(before), after: None });
+            self.history.push_back(Change { version: self.version, who: self.writer.clone(), key: key.clone(), before: Some(before), after: None });
         }
     }
 

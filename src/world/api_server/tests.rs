@@ -203,6 +203,31 @@ fn pods_of_real_nodes_live_and_those_of_others_wait() {
 }
 
 #[test]
+fn a_node_that_no_longer_renews_its_lease_is_lost_and_its_pods_evicted() {
+    let mut c = cluster(1);
+    c.api.make("/api/v1/nodes", json!({"metadata": {"name": "virtual"}}));
+    c.ask(Merge, "/api/v1/nodes/virtual/status", json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}));
+    let lease = json!({"metadata": {"name": "virtual"}, "spec": {"renewTime": c.api.wall.to_string()}});
+    c.api.make("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", lease);
+    c.ask(Create, PODS, pod("a", Some("virtual")));
+    let mut patient = pod("patient", Some("virtual"));
+    patient["spec"]["tolerations"] = json!([{"key": "node.kubernetes.io/unreachable", "operator": "Exists"}]);
+    c.ask(Create, PODS, patient);
+    let ready = |c: &Cluster| c.api.look("/api/v1/nodes/virtual").map(|n| n["status"]["conditions"][0]["status"].clone());
+    c.clock.pass(Duration::from_secs(30));
+    c.api.wall = c.clock.now().wall;
+    c.controllers.step(&mut c.api, c.clock.now());
+    assert_eq!(ready(&c), Some(json!("True")));
+    c.work();
+    assert_eq!(ready(&c), Some(json!("Unknown")));
+    for _ in 0..6 {
+        c.work();
+    }
+    let going = |c: &Cluster, name: &str| c.api.look(&format!("{PODS}/{name}")).is_some_and(super::server::terminating);
+    assert!(going(&c, "a") && !going(&c, "patient"));
+}
+
+#[test]
 fn a_replica_set_keeps_its_number_and_a_service_its_endpoints() {
     let mut c = cluster(1);
     let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
