@@ -10,3 +10,4 @@ pub mod chance;
 pub mod clock;
 pub mod net;
 pub mod site;
+pub mod watchdog;

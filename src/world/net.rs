@@ -136,6 +136,11 @@ impl Net {
         self.hosts[host.0] = Host { address, router };
     }
 
+    /// The host's own address.
+    pub fn address(&self, host: HostId) -> SocketAddr {
+        self.hosts[host.0].address
+    }
+
     /// The router's table is empty from now on.
     pub fn reset(&mut self, router: RouterId) {
         self.routers[router.0].mappings.clear();

@@ -399,7 +399,7 @@ pub(super) fn fields<'a>(object: &'a mut Value, key: &str) -> &'a mut Map<String
 }
 
 /// Whether its deletion has been asked for.
-pub(super) fn terminating(object: &Value) -> bool {
+pub fn terminating(object: &Value) -> bool {
     object["metadata"].get("deletionTimestamp").is_some()
 }
 
