@@ -51,6 +51,10 @@ pub mod cli;
 pub mod clock;
 pub mod identity;
 pub mod kube;
+#[cfg(test)]
+mod rooms;
 #[cfg(feature = "shell")]
 pub mod shell;
 pub mod tunnel;
+#[cfg(any(test, feature = "world"))]
+pub mod world;
