@@ -1,0 +1,3 @@
+//! The only room that touches the world: sockets, clocks, files, TLS, HTTP.
+
+pub mod tls;
