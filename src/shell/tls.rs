@@ -98,9 +98,8 @@ impl Client {
             roots.add(certificate).map_err(|e| format!("a certificate of the CA bundle cannot be used: {e}"))?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .build()
-            .map_err(|e| format!("the CA bundle cannot be used: {e}"))?;
+        let inner =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(|e| format!("the CA bundle cannot be used: {e}"))?;
         let verifier = Arc::new(Verifier { inner, times: times.clone() });
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
