@@ -91,7 +91,8 @@ impl Lines {
     }
 
     /// Takes bytes up to the end of the first line in `input`. Returns how many were taken and the event of a line that ended;
-    /// to be called again with the rest until nothing is left. Empty lines are passed over.
+    /// to be called again with the rest until nothing is left. Passed over: empty lines, and bookmarks before the initial objects
+    /// are all told, from which one could not resume.
     pub fn push<'a>(&'a mut self, input: &'a [u8]) -> (usize, Option<Event<'a>>) {
         self.let_go();
         let (part, used, ended) = match input.iter().position(|&b| b == b'\n') {
@@ -129,6 +130,9 @@ impl Lines {
         let (event, version) = read(line);
         if let Event::Bookmark { initial_end: true, .. } = event {
             self.ordered = true;
+        }
+        if matches!(event, Event::Bookmark { .. }) && !self.ordered {
+            return (used, None);
         }
         if self.ordered && version.is_some() {
             self.version = version;
