@@ -3,6 +3,9 @@
 pub mod api;
 pub mod dial;
 pub mod http;
+pub mod listener;
+pub mod local;
+pub mod passage;
 mod pool;
 #[cfg(test)]
 mod testing;
