@@ -3,6 +3,7 @@
 pub mod api;
 pub mod dial;
 pub mod http;
+pub mod kubeconfig;
 pub mod listener;
 pub mod local;
 pub mod passage;
