@@ -8,16 +8,28 @@
 //! of it, but weighs 977 kB in a stripped size-optimised binary (398 kB without it), a third of ours.
 //! Why no TUN crate: a device is one ioctl; reads and writes go straight between the kernel and buffers made at start.
 
+pub mod api;
 pub mod buffers;
+pub mod dial;
 pub mod entropy;
 mod expression;
+pub mod http;
+pub mod kubeconfig;
 pub mod link;
+pub mod listener;
+pub mod local;
 pub mod log;
 pub mod netlink;
 pub mod nft;
+pub mod passage;
+mod pool;
 pub mod store;
 mod syscall;
+#[cfg(test)]
+mod testing;
 pub mod time;
+pub mod tls;
 pub mod tun;
 pub mod udp;
 pub mod upkeep;
+pub mod watches;
