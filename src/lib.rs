@@ -1,6 +1,7 @@
 //! Sluice joins independent Kubernetes clusters. This file is the map: rooms, arrows, glossary, journeys.
 #![warn(missing_docs)]
 
+pub mod auth;
 pub mod budget;
 pub mod clock;
 pub mod identity;
