@@ -109,7 +109,9 @@ pub fn single(address: Ipv4Addr) -> Prefix {
 /// Whether a peer may claim it: inside a private range, /12 to /24.
 pub fn claimable(prefix: Prefix) -> bool {
     (12..=24).contains(&prefix.length())
-        && POOLS.iter().any(|&(base, pool, _)| prefix.length() >= pool && Prefix::new(Ipv4Addr::from_bits(base), pool).is_some_and(|p| p.contains(prefix.address())))
+        && POOLS
+            .iter()
+            .any(|&(base, pool, _)| prefix.length() >= pool && Prefix::new(Ipv4Addr::from_bits(base), pool).is_some_and(|p| p.contains(prefix.address())))
 }
 
 #[cfg(test)]

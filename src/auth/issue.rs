@@ -25,7 +25,7 @@ pub const TENANT_ROLE: &str = "sluice-tenant";
 /// The name of the daemon's own binding in a tenant namespace.
 pub const OWN_BINDING: &str = "sluice";
 /// The ClusterRole of the daemon in a tenant namespace: the peer's account, its token, what the agent reads and writes there.
-pub const OWN_ROLE: &str = "sluice-tenant-own";
+pub const OWN_ROLE: &str = "sluice-tenant-admin";
 /// Our mark on whatever we made.
 pub const MARK: (&str, &str) = ("sluice.internal/managed", "true");
 /// How long a token lives that is asked for, in seconds.
@@ -157,10 +157,13 @@ impl Issue {
                 "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
                 "subjects": [{"kind": "ServiceAccount", "namespace": account.namespace, "name": account.name}]})
         };
+        let mut guarded = labels.clone();
+        // No pod runs in a tenant namespace; the daemon's policy wants the strictness said.
+        guarded["pod-security.kubernetes.io/enforce"] = "restricted".into();
         let (path, body) = match self.step {
             Step::Look => return Call { to: Cluster::Home, verb: Verb::Get, path: NAMESPACES.object(None, &namespace), body: Body::None },
             Step::Namespace => {
-                (NAMESPACES.collection(None), json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}))
+                (NAMESPACES.collection(None), json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": guarded}}))
             }
             Step::Own => (BINDINGS.collection(inside), binding(OWN_BINDING, OWN_ROLE, &self.own)),
             Step::Peer => {
@@ -249,7 +252,10 @@ fn patience(reply: &Reply) -> Duration {
 }
 
 fn foreign(id: &ClusterId) -> Refusal {
-    Refusal::new(Reason::Foreign, format!("the provider has a namespace {} that sluice did not make (Liqo's, perhaps); it must be removed there first", tenant(id)))
+    Refusal::new(
+        Reason::Foreign,
+        format!("the provider has a namespace {} that sluice did not make (Liqo's, perhaps); it must be removed there first", tenant(id)),
+    )
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,6 +279,11 @@ impl Revoke {
     /// Begins; `uid` is that recorded at the issuing, or empty.
     pub fn begin(id: ClusterId, uid: String) -> Revoke {
         Revoke { id, uid, step: Undo::Account, seen: String::new(), pace: Pace::default() }
+    }
+
+    /// Whose tenancy ends.
+    pub fn cluster(&self) -> &ClusterId {
+        &self.id
     }
 
     /// The next call, if it is time.

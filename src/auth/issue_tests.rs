@@ -40,7 +40,7 @@ fn a_new_consumer_gets_namespace_bindings_account_and_token_in_this_order() {
         bodies.push(body);
         assert_eq!(it.handle_reply(done(reply), NOW), None);
     }
-    assert!(bodies[1].contains(r#""name":"sluice-tenant-own""#) && bodies[2].contains(r#""name":"sluice-tenant""#));
+    assert!(bodies[1].contains(r#""name":"sluice-tenant-admin""#) && bodies[2].contains(r#""name":"sluice-tenant""#));
     assert!(bodies[2].contains(r#""namespace":"liqo-tenant-edge""#) && bodies[0].contains(r#""liqo.io/tenant-namespace":"true""#));
     assert_eq!(path(it.poll_call()), "/api/v1/namespaces/liqo-tenant-edge/serviceaccounts/sluice-peer/token");
     let issued = Outcome::Issued { token: "a.b.c".into(), lifetime: 3607, uid: Some("u1".into()) };
@@ -59,13 +59,9 @@ fn a_renewal_is_one_call_and_begins_anew_when_the_account_is_gone() {
 
 #[test]
 fn what_is_there_already_is_used_if_it_bears_our_mark() {
-    for (namespace, ours) in [
-        (OURS, true),
-        (&OURS.replace("true", "false"), false),
-        (&OURS.replace("edge", "other"), false),
-        (r#"{"metadata":{"uid":"u1"}}"#, false),
-        ("{}", false),
-    ] {
+    for (namespace, ours) in
+        [(OURS, true), (&OURS.replace("true", "false"), false), (&OURS.replace("edge", "other"), false), (r#"{"metadata":{"uid":"u1"}}"#, false), ("{}", false)]
+    {
         let mut it = issue(false);
         it.poll_call();
         it.handle_reply(Reply::Conflict, NOW);

@@ -191,10 +191,16 @@ pub enum BadState {
 impl fmt::Display for BadState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BadState::Empty => f.write_str("the state file is empty; restore it from a copy, or remove it to begin as a new cluster (peers must be joined again)"),
+            BadState::Empty => {
+                f.write_str("the state file is empty; restore it from a copy, or remove it to begin as a new cluster (peers must be joined again)")
+            }
             BadState::TooLarge(n) => write!(f, "the state file has {n} bytes, more than the {BYTES} it can have; it is not ours"),
-            BadState::CutShort(n) => write!(f, "the state file is cut short (it ends after {n} bytes); restore it from a copy, or remove it to begin as a new cluster"),
-            BadState::Unreadable => f.write_str("the state file is not the JSON that sluice writes; restore it from a copy, or remove it to begin as a new cluster"),
+            BadState::CutShort(n) => {
+                write!(f, "the state file is cut short (it ends after {n} bytes); restore it from a copy, or remove it to begin as a new cluster")
+            }
+            BadState::Unreadable => {
+                f.write_str("the state file is not the JSON that sluice writes; restore it from a copy, or remove it to begin as a new cluster")
+            }
             BadState::Newer(v) => write!(f, "the state file is of version {v}, this sluice knows version {VERSION}; run the newer sluice again"),
             BadState::Value(place) => write!(f, "the state file's {place} makes no sense; restore it from a copy, or remove it to begin as a new cluster"),
         }
@@ -306,12 +312,14 @@ impl Ledger {
         if bytes.len() > BYTES {
             return Err(BadState::TooLarge(bytes.len()));
         }
-        let text = std::str::from_utf8(bytes).map_err(|e| if e.error_len().is_none() { BadState::CutShort(bytes.len()) } else { BadState::Unreadable })?.trim_end();
+        let text =
+            std::str::from_utf8(bytes).map_err(|e| if e.error_len().is_none() { BadState::CutShort(bytes.len()) } else { BadState::Unreadable })?.trim_end();
         if text.is_empty() {
             return Err(BadState::Empty);
         }
         // The version is read by itself: the rest of a newer file need not be readable.
-        let version = miniserde::json::from_str::<form::Head>(text).map_err(|_| if text.starts_with('{') && !text.ends_with('}') { BadState::CutShort(bytes.len()) } else { BadState::Unreadable })?;
+        let version = miniserde::json::from_str::<form::Head>(text)
+            .map_err(|_| if text.starts_with('{') && !text.ends_with('}') { BadState::CutShort(bytes.len()) } else { BadState::Unreadable })?;
         if version.version > VERSION {
             return Err(BadState::Newer(version.version));
         }

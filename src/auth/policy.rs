@@ -68,7 +68,10 @@ pub fn acceptable(claim: Claim<'_>, replace: bool, ledger: &Ledger, nodes: &[Str
         return Err(Refusal::new(Reason::KeyKnown, "both clusters have the same key: one state directory was copied from the other; remove the copy"));
     }
     if nodes.iter().any(|n| n == id.as_str()) {
-        return Err(Refusal::new(Reason::IdIsNode, format!("{id} is the name of a node there, where it would have to become the name of a virtual node; choose another ID (--id)")));
+        return Err(Refusal::new(
+            Reason::IdIsNode,
+            format!("{id} is the name of a node there, where it would have to become the name of a virtual node; choose another ID (--id)"),
+        ));
     }
     prefixes(claim.prefixes)?;
     let by_id = ledger.peers.iter().find(|p| p.id == *id);
@@ -83,7 +86,10 @@ pub fn acceptable(claim: Claim<'_>, replace: bool, ledger: &Ledger, nodes: &[Str
             return Err(Refusal::new(Reason::AlreadyPeered, format!("{id} is a peer there already; unpeer it there first, or invite with --replace")));
         }
         (Some(_), None) => {
-            return Err(Refusal::new(Reason::IdTaken, format!("another cluster is known as {id} there; choose another ID, or invite with --replace if it is gone")));
+            return Err(Refusal::new(
+                Reason::IdTaken,
+                format!("another cluster is known as {id} there; choose another ID, or invite with --replace if it is gone"),
+            ));
         }
         (None, Some(peer)) => {
             return Err(Refusal::new(Reason::KeyKnown, format!("this key is known there as {}; unpeer that one first, or invite with --replace", peer.id)));
@@ -246,7 +252,9 @@ mod tests {
 
     #[test]
     fn only_sane_private_prefixes_are_taken() {
-        for list in [&[][..], &["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"], &["8.8.0.0/16"], &["10.0.0.0/8"], &["10.1.2.0/25"], &["10.1.0.0/16", "10.1.7.0/24"]] {
+        for list in
+            [&[][..], &["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"], &["8.8.0.0/16"], &["10.0.0.0/8"], &["10.1.2.0/25"], &["10.1.0.0/16", "10.1.7.0/24"]]
+        {
             let prefixes = list.iter().map(|p| p.parse().expect("prefix")).collect();
             assert_eq!(reason(&Enrol { prefixes, ..enrol() }, &ticket(), &ledger()), Reason::Prefixes, "{list:?}");
         }

@@ -59,10 +59,12 @@ pub enum Reason {
     NotSaved,
     /// Too many requests of this peer are waiting.
     Busy,
+    /// The other side never answered.
+    NoAnswer,
 }
 
 /// Every reason with its name and HTTP status.
-pub const REASONS: [(Reason, &str, u16); 26] = [
+pub const REASONS: [(Reason, &str, u16); 27] = [
     (Reason::Unauthenticated, "unauthenticated", 401),
     (Reason::Unreadable, "unreadable", 400),
     (Reason::TooLarge, "too_large", 413),
@@ -89,6 +91,7 @@ pub const REASONS: [(Reason, &str, u16); 26] = [
     (Reason::Foreign, "foreign", 409),
     (Reason::NotSaved, "not_saved", 503),
     (Reason::Busy, "busy", 429),
+    (Reason::NoAnswer, "no_answer", 504),
 ];
 
 impl Reason {

@@ -143,7 +143,10 @@ pub fn read(method: &str, path: &str, body: &[u8]) -> Result<Asked, Refusal> {
 pub fn shared_version(theirs: (u32, u32)) -> Result<u32, Refusal> {
     let (low, high) = (theirs.0.max(VERSIONS.0), theirs.1.min(VERSIONS.1));
     if low > high {
-        let says = format!("no protocol version is shared: one side speaks {} to {}, the other {} to {}; update the older sluice", theirs.0, theirs.1, VERSIONS.0, VERSIONS.1);
+        let says = format!(
+            "no protocol version is shared: one side speaks {} to {}, the other {} to {}; update the older sluice",
+            theirs.0, theirs.1, VERSIONS.0, VERSIONS.1
+        );
         return Err(Refusal::new(Reason::Version, says));
     }
     Ok(high)
