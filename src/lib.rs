@@ -45,6 +45,7 @@
 //! *mirror* the roles of a reflected object; *image* the addresses under which we see a peer's pods; *row* a peer's or an object's place in a table; *view*
 //! what a row keeps of an object; *plan* views to a step; *forge* source object to body; *call* one request to an API server; *grant* what a provider lends.
 
+pub mod auth;
 pub mod budget;
 #[cfg(feature = "shell")]
 pub mod cli;

@@ -1,0 +1,1 @@
+//! Two authorities face to face.
