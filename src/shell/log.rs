@@ -1,8 +1,7 @@
 //! What an operator reads: one line an event on stderr, with level, room and words.
 //!
-//! Called through the macro [`log!`](crate::shell::log!) by the shell and the verbs; the cores never log. A line is built in a
-//! buffer of fixed size, so a log line allocates nothing, and control characters in it become spaces: what comes from outside
-//! cannot forge a line. Levels: packet = trace, state change = debug, operator-visible = info, wake someone = warn.
+//! Called through the macro `log!` by the shell and the verbs; the cores never log. A line is built in a buffer of fixed size, so it
+//! allocates nothing, and control characters in it become spaces: what comes from outside cannot forge a line. Levels: packet = trace, state change = debug, operator-visible = info, wake someone = warn.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;

@@ -98,7 +98,7 @@ impl Tun {
     /// A packet longer than a slot cannot come while the slots hold the interface's MTU.
     ///
     /// # Errors
-    /// The first error other than "no packet now"; packets read before it are in the batch.
+    /// The first error other than "no packet now" (`EBADFD`: somebody deleted the interface); packets read before it are in the batch.
     pub fn read_batch(&self, batch: &mut Batch<()>, limit: usize) -> io::Result<usize> {
         for count in 0..limit {
             let one = batch.fill(|slot| self.device.try_io(Interest::READABLE, |mut device| device.read(slot)).map(|length| (length, ())));
