@@ -50,6 +50,7 @@ pub mod budget;
 #[cfg(feature = "shell")]
 pub mod cli;
 pub mod clock;
+pub mod edge;
 pub mod identity;
 pub mod kube;
 #[cfg(test)]

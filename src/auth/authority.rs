@@ -450,6 +450,11 @@ impl Authority {
         self.external
     }
 
+    /// What we show a peer with every control request and every opening of its API passage; `None` if there is no session in this row.
+    pub fn bearer(&self, peer: PeerId) -> Option<String> {
+        Some(self.lines.get(usize::from(peer.0))?.as_ref()?.shown())
+    }
+
     /// What is stored, for status and for tests.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -650,8 +655,9 @@ impl Authority {
             super::peering::FAREWELL
         };
         let row = self.free_row()?;
-        let line = Line::new(role, &self.ledger.secret, key, now.mono)?;
-        self.lines[usize::from(row.0)] = Some(Box::new(Line { until: Some(now.mono + quiet), ..line }));
+        let mut line = Line::new(role, &self.ledger.secret, key, now.mono)?;
+        line.until = Some(now.mono + quiet);
+        self.lines[usize::from(row.0)] = Some(Box::new(line));
         Some(self.session(row))
     }
 

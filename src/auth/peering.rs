@@ -120,6 +120,10 @@ impl Line {
         })
     }
 
+    pub(super) fn shown(&self) -> String {
+        self.shows.text()
+    }
+
     fn retry(&mut self, now: Instant) {
         self.again = now + Duration::from_millis(250 << self.failures.min(6)).min(Duration::from_secs(15));
         self.failures = self.failures.saturating_add(1);
