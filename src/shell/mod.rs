@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod nft;
 pub mod passage;
 mod pool;
+pub mod pump;
 pub mod store;
 mod syscall;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod testing;
 pub mod time;
 pub mod tls;
 pub mod tun;
+pub mod tunnel;
 pub mod udp;
 pub mod upkeep;
 pub mod watches;

@@ -1,0 +1,119 @@
+//! `sluice tunnel`: the gateway alone, from a wg-quick style file, between this host and its peers. No cluster, no auth, no remapping.
+//!
+//! AllowedIPs are routed into the device and are the only sources a peer may use. Ends on SIGINT or SIGTERM, and takes its device along.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::log::{chain, log};
+use super::pump::{Core, Pump};
+use super::tun::Tun;
+use super::udp::Udp;
+use super::upkeep::{Upkeep, Wanted};
+use super::{link, time};
+use crate::cli::tunnel_config::{Endpoint, PeerConfig, TunnelConfig};
+use crate::clock::Now;
+use crate::edge::{Addresses, Checksum, Gateway, PeerSpec, Verdict};
+use crate::identity::{End, PeerId, Prefix};
+
+/// How often a look is taken at the device's routes, and at timers that are not due earlier.
+const TICK: Duration = Duration::from_secs(1);
+/// The device's MTU where the file names none: 1,500 less 80 for IPv6, UDP and WireGuard.
+const MTU: u16 = 1420;
+
+/// Runs the tunnel until a signal comes.
+///
+/// # Errors
+/// What is in the way, in words for the person who started it.
+pub fn run(config: &TunnelConfig, interface: &str) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("the runtime cannot start: {e}"))?;
+    runtime.block_on(serve(config, interface))
+}
+
+impl Core for Gateway {
+    fn datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Now, out: &mut [u8]) -> Verdict {
+        self.handle_datagram(from, datagram, now, out)
+    }
+
+    fn packet(&mut self, packet: &mut [u8], checksum: Checksum, now: Now, out: &mut [u8]) -> Verdict {
+        self.handle_packet(packet, checksum, now, out)
+    }
+
+    fn poll(&mut self, _now: Now, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
+        self.poll_datagram(out)
+    }
+}
+
+async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
+    let udp = Udp::bind(config.listen_port.unwrap_or(0)).map_err(|e| chain(&e).to_string())?;
+    let tun = Tun::open(interface).map_err(|e| chain(&e).to_string())?;
+    let mut pump = Pump::new(udp, tun);
+    let (now, system) = (time::now(), time::real_wall());
+    let mut gateway = Gateway::new(&config.secret, now, now.wall, system);
+    let everything = Prefix::new(Ipv4Addr::UNSPECIFIED, 0).into_iter().collect::<Vec<_>>();
+    gateway.set_local(&everything, &[]).map_err(|_| "the gateway takes no prefix".to_owned())?;
+    let mut routes = Vec::new();
+    for (row, peer) in config.peers.iter().enumerate() {
+        let spec = spec(PeerId(row as u8), peer).await?;
+        routes.extend(spec.addresses.remote.iter().map(|&(prefix, _)| prefix));
+        gateway.add_peer(spec, now, system).map_err(|e| format!("peer {}: {e}", row + 1))?;
+    }
+    let primary = config.addresses.first().map(|&(address, _)| address);
+    let local = config.addresses.iter().skip(1).map(|&(address, _)| address).collect();
+    routes.extend(config.addresses.iter().map(|&(_, prefix)| prefix).filter(|p| p.length() < 32));
+    routes.sort_unstable();
+    routes.dedup();
+    let link = link::Desired { name: interface.to_owned(), mtu: u32::from(config.mtu.unwrap_or(MTU)), primary, local, routes };
+    let mut upkeep = Upkeep::start(Wanted { link, rules: None }).map_err(|e| chain(&e).to_string())?;
+    log!(Info, "tunnel", "{interface} is up, UDP port {}, {} peers", pump.port(), config.peers.len());
+
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals cannot be had: {e}"))?;
+    let mut tick = time::mono() + TICK;
+    loop {
+        let now = time::now();
+        gateway.handle_timeout(now);
+        pump.turn(&mut gateway, now).map_err(|_| format!("the device {interface} was deleted"))?;
+        while gateway.poll_event().is_some() {}
+        if now.mono >= tick {
+            tick = now.mono + TICK;
+            if upkeep.tick().tun_gone {
+                return Err(format!("the device {interface} was deleted"));
+            }
+        }
+        let until = gateway.poll_timeout().map_or(tick, |due| due.min(tick)).since(time::mono());
+        tokio::select! {
+            _ = pump.ready() => {}
+            () = tokio::time::sleep(until) => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    upkeep.remove().map_err(|e| chain(&e).to_string())
+}
+
+async fn spec(id: PeerId, peer: &PeerConfig) -> Result<PeerSpec, String> {
+    let mut endpoints = heapless::Vec::new();
+    match &peer.endpoint {
+        None => {}
+        Some(Endpoint::Address(address)) => drop(endpoints.push(*address)),
+        Some(Endpoint::Name(name, port)) => {
+            let found = tokio::net::lookup_host((name.as_str(), *port)).await.map_err(|e| format!("the endpoint {name} cannot be resolved: {e}"))?;
+            for address in found {
+                // Full: the first ones stay.
+                if endpoints.push(address).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    let mut remote = heapless::Vec::new();
+    for &prefix in &peer.allowed {
+        remote.push((prefix, prefix)).map_err(|_| "a peer has more AllowedIPs than there is room for".to_owned())?;
+    }
+    let addresses = Addresses { end: End::Joiner, control: None, node: None, remote };
+    let keepalive = peer.keepalive.filter(|s| *s > 0).map(|s| Duration::from_secs(u64::from(s)));
+    Ok(PeerSpec { id, public_key: peer.public_key, secret: None, preshared: peer.preshared, keepalive, endpoints, addresses })
+}
