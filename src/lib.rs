@@ -5,3 +5,4 @@ pub mod budget;
 pub mod clock;
 pub mod identity;
 pub mod kube;
+pub mod offload;
