@@ -53,6 +53,7 @@ pub mod clock;
 pub mod edge;
 pub mod identity;
 pub mod kube;
+pub mod offload;
 #[cfg(test)]
 mod rooms;
 #[cfg(feature = "shell")]
