@@ -13,6 +13,8 @@ use super::tls::Identity;
 
 /// The largest kubeconfig, certificate, key or token file, in bytes.
 pub const FILE_MAX: usize = 256 * 1024;
+/// The most brackets, anchors and aliases in a YAML kubeconfig.
+const MARKS_MAX: usize = 1024;
 /// Where K3s leaves the admin's kubeconfig.
 pub const K3S: &str = "/etc/rancher/k3s/k3s.yaml";
 /// Where a pod's ServiceAccount is mounted.
@@ -186,6 +188,10 @@ fn parse(text: &str) -> Result<Config, String> {
         && let Ok(config) = serde_json::from_str(text)
     {
         return Ok(config);
+    }
+    // The YAML parser takes time with the square of the depth of brackets; no kubeconfig has many.
+    if text.bytes().filter(|b| b"[{*&".contains(b)).count() > MARKS_MAX {
+        return Err(format!("not a kubeconfig: more than {MARKS_MAX} brackets and aliases"));
     }
     serde_yaml_ng::from_str(text).map_err(|e| {
         let why: String = e.to_string().chars().take(200).collect();
@@ -377,6 +383,7 @@ users:
         bomb += "clusters: *a29\n";
         assert!(read(&bomb).is_err());
         assert!(read(&"[".repeat(FILE_MAX)).is_err());
+        assert!(read(&"[".repeat(MARKS_MAX)).is_err());
         assert!(read(&format!("clusters: {}", "{a: ".repeat(10_000))).is_err());
     }
 

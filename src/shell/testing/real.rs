@@ -1,0 +1,110 @@
+//! Against a real API server, named by `SLUICE_TEST_KUBECONFIG`; left out otherwise. Works in a namespace of its own and removes it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::clock::WallTime;
+use crate::kube::call::{Body, Call, Cluster, Forge, Verb};
+use crate::kube::object::metadata;
+use crate::kube::reply::Reply;
+use crate::kube::watch::{Told, Watch};
+use crate::shell::api::{Api, target};
+use crate::shell::kubeconfig;
+use crate::shell::tls::Times;
+
+const SPACE: &str = "/api/v1/namespaces/sluice-api-test";
+
+fn in_2026() -> WallTime {
+    WallTime(1_795_498_593)
+}
+
+async fn ask(api: &Api, verb: Verb, path: &str, body: Body) -> Reply {
+    let (answers, mut heard) = mpsc::channel(1);
+    api.call((), Call { to: Cluster::Home, verb, path: path.to_owned(), body }, answers);
+    timeout(Duration::from_secs(20), heard.recv()).await.expect("in time").expect("an answer").1
+}
+
+fn json(text: &str) -> Body {
+    Body::Json(text.to_owned())
+}
+
+type Heard = mpsc::Receiver<(u32, Told<String>)>;
+
+fn open(api: &Api, id: u32, path: String, from: Option<String>) -> Heard {
+    let (mailbox, heard) = mpsc::channel(4);
+    api.open_watch(id, Watch { on: Cluster::Home, path, from }, |json| metadata(json).map(|m| m.name.into_owned()), mailbox);
+    heard
+}
+
+async fn next(heard: &mut Heard) -> Told<String> {
+    timeout(Duration::from_secs(20), heard.recv()).await.expect("in time").expect("told").1
+}
+
+/// Anonymous memory of this process in KiB.
+fn anonymous() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).expect("RssAnon");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[tokio::test]
+#[ignore = "needs an API server, named by SLUICE_TEST_KUBECONFIG"]
+async fn calls_and_watches_work_on_a_real_api_server() {
+    let path = std::env::var("SLUICE_TEST_KUBECONFIG").expect("SLUICE_TEST_KUBECONFIG");
+    let access = kubeconfig::from_file(Path::new(&path), &kubeconfig::read_file).expect("a kubeconfig");
+    let (notices, _heard) = mpsc::channel(4);
+    let api = Api::new(notices, 3);
+    api.set_target(Cluster::Home, target(&access, &Times::new(in_2026)).await.expect("a target"));
+
+    let space = ask(&api, Verb::Create, "/api/v1/namespaces", json(r#"{"metadata":{"name":"sluice-api-test"}}"#)).await;
+    assert!(matches!(space, Reply::Done(_) | Reply::Conflict), "{space:?}");
+    let maps = format!("{SPACE}/configmaps");
+    let one = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"one"},"data":{"a":"1"}}"#;
+    assert!(matches!(ask(&api, Verb::Create, &maps, json(one)).await, Reply::Done(_)));
+    assert_eq!(ask(&api, Verb::Create, &maps, json(one)).await, Reply::Conflict);
+
+    let mut heard = open(&api, 1, maps.clone(), None);
+    assert_eq!(next(&mut heard).await, Told::Seen("one".into()));
+    let Told::Synced(version) = next(&mut heard).await else { panic!("not synced") };
+    assert!(matches!(ask(&api, Verb::Merge, &format!("{maps}/one"), json(r#"{"data":{"a":"2"}}"#)).await, Reply::Done(_)));
+    assert_eq!(next(&mut heard).await, Told::Seen("one".into()));
+    let copy = Body::Forge(Forge {
+        from: Cluster::Home,
+        path: format!("{maps}/one"),
+        make: Box::new(|source| Ok(format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"two"}},"data":{{"size":"{}"}}}}"#, source.len()))),
+    });
+    assert!(matches!(ask(&api, Verb::Apply, &format!("{maps}/two"), copy).await, Reply::Done(_)));
+    assert_eq!(next(&mut heard).await, Told::Seen("two".into()));
+    let wrong = ask(&api, Verb::Delete, &format!("{maps}/two"), json(r#"{"preconditions":{"uid":"00000000-0000-0000-0000-000000000000"}}"#)).await;
+    assert_eq!(wrong, Reply::Conflict);
+    assert!(matches!(ask(&api, Verb::Delete, &format!("{maps}/one"), Body::None).await, Reply::Done(_)));
+    assert_eq!(next(&mut heard).await, Told::Gone("one".into()));
+    assert_eq!(ask(&api, Verb::Get, &format!("{maps}/one"), Body::None).await, Reply::NotFound);
+    assert!(matches!(ask(&api, Verb::Create, &maps, json("{")).await, Reply::Refused(_)));
+
+    api.drop_connections(Cluster::Home);
+    let Told::Bookmark(last) = next(&mut heard).await else { panic!("no bookmark") };
+    assert_eq!(next(&mut heard).await, Told::Cut);
+    assert_ne!(last, version);
+    let mut heard = open(&api, 1, maps.clone(), Some(version));
+    for expected in [Told::Seen("one".into()), Told::Seen("two".into()), Told::Gone("one".into())] {
+        assert_eq!(next(&mut heard).await, expected, "what was told after the version is told again");
+    }
+    assert_eq!(next(&mut open(&api, 2, maps.clone(), Some("1".into()))).await, Told::Expired);
+    assert!(matches!(next(&mut open(&api, 3, "/api/v1/nonsense".into(), None)).await, Told::Refused(why) if why.starts_with("404")));
+
+    let before = anonymous();
+    let mut kept = Vec::new();
+    for count in [1, 20, 60] {
+        for n in kept.len()..count {
+            let mut heard = open(&api, 100 + n as u32, format!("{maps}?labelSelector=x%3D{n}"), None);
+            while !matches!(next(&mut heard).await, Told::Synced(_)) {}
+            kept.push(heard);
+        }
+        println!("{count} open TLS watches: {} KiB of anonymous memory more", anonymous() - before);
+    }
+    assert!(matches!(ask(&api, Verb::Delete, SPACE, Body::None).await, Reply::Done(_)));
+}
