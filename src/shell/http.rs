@@ -603,4 +603,50 @@ mod tests {
             assert!(heard.contains(fault), "{sent:.60}: {heard}");
         }
     }
+
+    #[tokio::test]
+    async fn damaged_heads_and_bodies_never_panic() {
+        let whole = [
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nRetry-After: 5\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n",
+            "HTTP/1.1 307 X\r\nLocation: /x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc",
+            "POST /v1/hello?a=b HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            "CONNECT api:443 HTTP/1.1\r\nHost: api:443\r\nContent-Length: 5\r\n\r\n12345",
+            "HEAD * HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        ];
+        let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut roll = |limit: usize| {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            (dice % limit as u64) as usize
+        };
+        for _ in 0..4000 {
+            let mut bytes = whole[roll(whole.len())].as_bytes().to_vec();
+            for _ in 0..=roll(5) {
+                let (at, to) = (roll(bytes.len()), roll(bytes.len()));
+                match roll(4) {
+                    0 => bytes[at] = roll(256) as u8,
+                    1 => bytes[at] = b" :;\r\n0f*/"[roll(9)],
+                    2 => bytes.truncate(at.max(1)),
+                    _ => bytes.copy_within(at.min(to)..at.max(to), 0),
+                }
+            }
+            let mut server = Connection::new(tokio::io::join(&bytes[..], tokio::io::sink()));
+            if let Ok((asked, turn)) = server.asked(64, LIMIT).await {
+                assert!(asked.body.len() <= 64);
+                let _ = server.answer(turn, 200, b"{}", LIMIT).await;
+            }
+            for (method, target) in [(Method::Get, "/api"), (Method::Connect, "api:443")] {
+                let mut client = Connection::new(tokio::io::join(&bytes[..], tokio::io::sink()));
+                let request = Request { method, target, host: "api", bearer: Some("t"), body: None };
+                let Ok(mut response) = client.exchange(&request, LIMIT).await else { continue };
+                let mut piece = [0; 16];
+                while match client.take(&mut response, &mut piece) {
+                    Ok(Taken::Bytes(_)) => true,
+                    Ok(Taken::Nothing) => client.fill(&mut response, LIMIT).await.is_ok(),
+                    _ => false,
+                } {}
+            }
+        }
+    }
 }
