@@ -1,21 +1,27 @@
 //! Against a real API server, named by `SLUICE_TEST_KUBECONFIG`; left out otherwise. Works in a namespace of its own and removes it.
 
+use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::clock::WallTime;
+use crate::identity::PeerId;
 use crate::kube::call::{Body, Call, Cluster, Forge, Verb};
 use crate::kube::object::metadata;
 use crate::kube::reply::Reply;
 use crate::kube::watch::{Told, Watch};
 use crate::shell::api::{Api, target};
+use crate::shell::dial::{Through, Way};
 use crate::shell::kubeconfig;
+use crate::shell::listener::{Answer, Asked, Control, bind};
 use crate::shell::tls::Times;
 
-const SPACE: &str = "/api/v1/namespaces/sluice-api-test-2";
+/// Objects made through the passage.
+const MAPS: usize = 200;
+const SPACE: &str = "/api/v1/namespaces/sluice-api-test-3";
 
 fn here() -> WallTime {
     WallTime(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64))
@@ -59,7 +65,7 @@ async fn calls_and_watches_work_on_a_real_api_server() {
     let api = Api::new(notices, 3);
     api.set_target(Cluster::Home, target(&access, &Times::new(here)).await.expect("a target"));
 
-    let space = ask(&api, Verb::Create, "/api/v1/namespaces", json(r#"{"metadata":{"name":"sluice-api-test-2"}}"#)).await;
+    let space = ask(&api, Verb::Create, "/api/v1/namespaces", json(r#"{"metadata":{"name":"sluice-api-test-3"}}"#)).await;
     assert!(matches!(space, Reply::Done(_) | Reply::Conflict), "{space:?}");
     let maps = format!("{SPACE}/configmaps");
     let one = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"one"},"data":{"a":"1"}}"#;
@@ -94,6 +100,41 @@ async fn calls_and_watches_work_on_a_real_api_server() {
         assert_eq!(next(&mut heard).await, expected, "what was told after the version is told again");
     }
     assert!(matches!(next(&mut open(&api, 3, "/api/v1/nonsense".into(), None)).await, Told::Refused(why) if why.starts_with("404")));
+
+    // The same server as a peer's, behind its API passage.
+    let mut far = target(&access, &Times::new(here)).await.expect("a target");
+    let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), Some("lo")).expect("a listener");
+    let (requests, mut asked) = mpsc::channel::<Asked>(1);
+    let way = Way { to: listener.local_addr().expect("an address"), through: Some(Through { source: [127, 0, 0, 7].into(), interface: "lo".into() }) };
+    let control = Control::serve(listener, far.way.to, requests);
+    tokio::spawn(async move {
+        while let Some(asked) = asked.recv().await {
+            let _ = asked.answer.send(if asked.bearer.as_deref() == Some("proof") { Answer::Passage } else { Answer::Json(401, Vec::new()) });
+        }
+    });
+    (far.way, far.passage) = (way, Some("proof".into()));
+    let peer = Cluster::Peer(PeerId(4));
+    api.set_target(peer, far);
+    let (mailbox, mut heard) = mpsc::channel(4);
+    api.open_watch(9, Watch { on: peer, path: maps.clone(), from: None }, |json| metadata(json).map(|m| m.name.into_owned()), mailbox);
+    while !matches!(next(&mut heard).await, Told::Synced(_)) {}
+    let (answers, mut made) = mpsc::channel(8);
+    let begun = Instant::now();
+    let (mut sent, mut answered, mut seen) = (0, 0, 0);
+    while answered < MAPS || seen < MAPS {
+        while sent < MAPS && api.has_room() {
+            let body = format!(r#"{{"metadata":{{"name":"m{sent}"}},"data":{{"x":"{}"}}}}"#, "y".repeat(4000));
+            api.call(sent, Call { to: peer, verb: Verb::Create, path: maps.clone(), body: Body::Json(body) }, answers.clone());
+            sent += 1;
+        }
+        tokio::select! {
+            reply = made.recv() => { assert!(matches!(reply, Some((_, Reply::Done(_)))), "{reply:?}"); answered += 1; }
+            told = next(&mut heard) => { assert!(matches!(told, Told::Seen(_)), "{told:?}"); seen += 1; }
+        }
+    }
+    println!("{MAPS} objects made and seen through a passage: {} ms, {:?} open, refused {:?}", begun.elapsed().as_millis(), control.open(), control.refusals());
+    control.close([127, 0, 0, 7].into());
+    while next(&mut heard).await != Told::Cut {}
 
     let before = anonymous();
     let mut kept = Vec::new();
