@@ -20,20 +20,14 @@ pub use super::pool::Target;
 use super::pool::{Link, Server};
 use super::tls;
 use super::watches::Watches;
-use crate::budget::{CALLS, OBJECT_MAX};
+use crate::budget::{CALLS, CALLS_HOME, CALLS_WAITING, LARGE, OBJECT_MAX};
 use crate::kube::call::{Body, Call, Cluster, Forge, Unfit, Verb};
 use crate::kube::reply::{Reply, from_status};
 
 /// Under which name our fields are kept in objects we write.
 pub const FIELD_MANAGER: &str = "sluice";
-/// Calls handed in and not yet answered; the driver stops taking calls from the cores at this number.
-pub const CALLS_WAITING: usize = 4 * CALLS;
-/// Calls that peers' servers leave free for home.
-const CALLS_HOME: usize = 2;
 /// How long one call may take from its first byte, all its steps together.
 const WHOLE: Duration = Duration::from_secs(30);
-/// A body above this many bytes waits until it is the only such one.
-pub(super) const LARGE: usize = 64 * 1024;
 
 /// What the driver should know beyond answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +54,13 @@ pub async fn target(access: &Access, times: &tls::Times) -> Result<Target, Strin
     let host =
         if to.is_ipv6() && access.host.contains(':') { format!("[{}]:{}", access.host, access.port) } else { format!("{}:{}", access.host, access.port) };
     Ok(Target { way: Way { to, through: None }, passage: None, tls, host, token })
+}
+
+/// A peer's server behind its API passage. `way` leads to its control end; `bearer` opens the passage; `ca`, `name` and `token` are
+/// the credential it issued.
+pub fn passage(way: Way, bearer: String, ca: &[u8], name: &str, token: String, times: &tls::Times) -> Result<Target, String> {
+    let tls = tls::Client::new(ca, name, None, times)?;
+    Ok(Target { way, passage: Some(bearer), tls, host: name.to_owned(), token: Some(token) })
 }
 
 /// A handle to all API servers; clones share them.

@@ -93,9 +93,12 @@ async fn a_body_cut_short_or_garbled_is_a_fault() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_slow() {
+async fn whoever_does_not_finish_is_slow() {
     let (near, _far) = tokio::io::duplex(4096);
     assert!(matches!(Connection::new(near).exchange(&GET, Duration::from_millis(20)).await, Err(Fault::Slow("the response"))));
+    let (near, mut far) = tokio::io::duplex(4096);
+    far.write_all(b"GET / HTTP/1.1\r\nHost:").await.expect("written");
+    assert!(matches!(Connection::new(near).asked(10, Duration::from_millis(20)).await, Err(Fault::Slow("the request"))));
 }
 
 #[tokio::test]
