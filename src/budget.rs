@@ -43,3 +43,27 @@ pub const NAMESPACES: usize = 64;
 pub const ROWS: usize = 5_120;
 /// API calls under way at once.
 pub const CALLS: usize = 8;
+/// API calls under way at once at one server.
+pub const CALLS_EACH: usize = 4;
+/// Of [`CALLS`], those that peers' servers leave free for home.
+pub const CALLS_HOME: usize = 2;
+/// API calls handed to the shell and not yet answered; more are told to wait.
+pub const CALLS_WAITING: usize = 32;
+/// Idle connections kept to one API server; the one idle longest makes room.
+pub const CONNECTIONS_IDLE: usize = 4;
+/// Bytes of one object above which only one exchange at a time goes on.
+pub const LARGE: usize = 64 * 1024;
+/// Watches open at once; one more is refused.
+pub const WATCHES: usize = 512;
+/// Of [`CONTROL_CONNECTIONS`], those one caller may have; one more is closed.
+pub const CONTROL_CONNECTIONS_EACH: usize = 8;
+/// API passages open at once; one more is refused.
+pub const PASSAGES: usize = 512;
+/// API passages of one caller: one a watch and a few for calls; one more is refused.
+pub const PASSAGES_EACH: usize = 96;
+/// Callers of the local socket at once; more wait outside.
+pub const LOCAL_CALLERS: usize = 16;
+/// The longest request line on the local socket, in bytes.
+pub const LOCAL_LINE_MAX: usize = 64 * 1024;
+/// The largest kubeconfig, certificate, key or token file, in bytes.
+pub const CREDENTIAL_FILE_MAX: usize = 256 * 1024;

@@ -455,4 +455,29 @@ mod tests {
             assert_eq!(word(head.as_bytes(), "name").as_deref(), name, "{head}");
         }
     }
+
+    #[test]
+    fn damaged_streams_never_panic_and_are_told_alike_however_they_are_cut() {
+        let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut roll = |limit: usize| {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            (dice % limit as u64) as usize
+        };
+        for _ in 0..3000 {
+            let mut stream = STREAM.as_bytes().to_vec();
+            for _ in 0..=roll(6) {
+                let (at, to) = (roll(stream.len()), roll(stream.len()));
+                match roll(4) {
+                    0 => stream[at] = roll(256) as u8,
+                    1 => stream[at] = b"{}[]\":,\\\n"[roll(9)],
+                    2 => stream.truncate(at.max(1)),
+                    _ => stream.copy_within(at.min(to)..at.max(to), 0),
+                }
+            }
+            let step = roll(stream.len()) + 1;
+            assert_eq!(story(&mut Lines::new(None), &stream, step), story(&mut Lines::new(None), &stream, stream.len()));
+        }
+    }
 }

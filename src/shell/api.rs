@@ -5,6 +5,7 @@
 //! [`LARGE`] bytes. It decides nothing: what to ask and what an answer means is the cores' business.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,31 +13,54 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::timeout;
 
-use super::dial::STEP;
+use super::dial::{STEP, Way};
 use super::http::{Fault, Method, Request, Taken};
+use super::kubeconfig::{Access, Credential};
 pub use super::pool::Target;
 use super::pool::{Link, Server};
+use super::tls;
 use super::watches::Watches;
-use crate::budget::{CALLS, OBJECT_MAX};
+use crate::budget::{CALLS, CALLS_HOME, CALLS_WAITING, LARGE, OBJECT_MAX};
 use crate::kube::call::{Body, Call, Cluster, Forge, Unfit, Verb};
 use crate::kube::reply::{Reply, from_status};
 
 /// Under which name our fields are kept in objects we write.
 pub const FIELD_MANAGER: &str = "sluice";
-/// Calls handed in and not yet answered; the driver stops taking calls from the cores at this number.
-pub const CALLS_WAITING: usize = 4 * CALLS;
-/// Calls that peers' servers leave free for home.
-const CALLS_HOME: usize = 2;
 /// How long one call may take from its first byte, all its steps together.
 const WHOLE: Duration = Duration::from_secs(30);
-/// A body above this many bytes waits until it is the only such one.
-pub(super) const LARGE: usize = 64 * 1024;
 
 /// What the driver should know beyond answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A call or watch was answered 401: the credential should be renewed.
     Unauthorized(Cluster),
+}
+
+/// Where and how to speak to the server of a kubeconfig or mounted account. A host name is looked up once, here.
+pub async fn target(access: &Access, times: &tls::Times) -> Result<Target, String> {
+    let (identity, token) = match &access.credential {
+        Credential::Token(token) | Credential::TokenFile(_, token) => (None, Some(token.clone())),
+        Credential::Certificate(identity) => (Some(identity), None),
+    };
+    let tls = tls::Client::new(&access.ca, &access.name, identity, times)?;
+    let to = match access.host.parse() {
+        Ok(address) => SocketAddr::new(address, access.port),
+        Err(_) => {
+            let found = timeout(STEP, tokio::net::lookup_host((access.host.as_str(), access.port))).await;
+            let found = found.map_err(|_| format!("looking up {} took too long", access.host))?;
+            found.ok().and_then(|mut all| all.next()).ok_or_else(|| format!("{} has no address", access.host))?
+        }
+    };
+    let host =
+        if to.is_ipv6() && access.host.contains(':') { format!("[{}]:{}", access.host, access.port) } else { format!("{}:{}", access.host, access.port) };
+    Ok(Target { way: Way { to, through: None }, passage: None, tls, host, token })
+}
+
+/// A peer's server behind its API passage. `way` leads to its control end; `bearer` opens the passage; `ca`, `name` and `token` are
+/// the credential it issued.
+pub fn passage(way: Way, bearer: String, ca: &[u8], name: &str, token: String, times: &tls::Times) -> Result<Target, String> {
+    let tls = tls::Client::new(ca, name, None, times)?;
+    Ok(Target { way, passage: Some(bearer), tls, host: name.to_owned(), token: Some(token) })
 }
 
 /// A handle to all API servers; clones share them.

@@ -1,6 +1,6 @@
 //! How this cluster's API server is reached and as whom: from a kubeconfig (block YAML or JSON) or from a mounted ServiceAccount.
 //!
-//! Stands in shell because of the YAML crate; it reads files only through the function it is given. At most [`FILE_MAX`] bytes a
+//! Stands in shell because of the YAML crate; it reads files only through the function it is given. At most `CREDENTIAL_FILE_MAX` bytes a
 //! file, https only, the server's certificate always checked; exec plugins and passwords are refused. Errors name file and field.
 
 use std::path::{Path, PathBuf};
@@ -10,9 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use super::tls::Identity;
+use crate::budget::CREDENTIAL_FILE_MAX as FILE_MAX;
 
-/// The largest kubeconfig, certificate, key or token file, in bytes.
-pub const FILE_MAX: usize = 256 * 1024;
+/// The most brackets, anchors and aliases in a YAML kubeconfig.
+const MARKS_MAX: usize = 1024;
 /// Where K3s leaves the admin's kubeconfig.
 pub const K3S: &str = "/etc/rancher/k3s/k3s.yaml";
 /// Where a pod's ServiceAccount is mounted.
@@ -54,7 +55,7 @@ impl std::fmt::Debug for Credential {
     }
 }
 
-/// Reads a whole file of at most [`FILE_MAX`] bytes; the error names the file.
+/// Reads a whole file of at most `CREDENTIAL_FILE_MAX` bytes; the error names the file.
 pub fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     use std::io::Read;
     let shown = path.display();
@@ -186,6 +187,10 @@ fn parse(text: &str) -> Result<Config, String> {
         && let Ok(config) = serde_json::from_str(text)
     {
         return Ok(config);
+    }
+    // The YAML parser takes time with the square of the depth of brackets; no kubeconfig has many.
+    if text.bytes().filter(|b| b"[{*&".contains(b)).count() > MARKS_MAX {
+        return Err(format!("not a kubeconfig: more than {MARKS_MAX} brackets and aliases"));
     }
     serde_yaml_ng::from_str(text).map_err(|e| {
         let why: String = e.to_string().chars().take(200).collect();
@@ -377,6 +382,7 @@ users:
         bomb += "clusters: *a29\n";
         assert!(read(&bomb).is_err());
         assert!(read(&"[".repeat(FILE_MAX)).is_err());
+        assert!(read(&"[".repeat(MARKS_MAX)).is_err());
         assert!(read(&format!("clusters: {}", "{a: ".repeat(10_000))).is_err());
     }
 

@@ -17,12 +17,8 @@ use tokio::time::timeout;
 use super::dial::{Way, dial};
 use super::http::{Connection, Fault};
 use super::passage::pipe;
-use crate::budget::{CONTROL_BODY_MAX, CONTROL_CONNECTIONS};
+use crate::budget::{CONTROL_BODY_MAX, CONTROL_CONNECTIONS, CONTROL_CONNECTIONS_EACH, PASSAGES, PASSAGES_EACH};
 
-/// Requests under way from one caller; one more is refused.
-pub const REQUESTS_EACH: usize = 8;
-/// Passages open at once, and from one caller: a consumer has one a watch and a few for calls. One more is refused.
-pub const PASSAGES: [usize; 2] = [512, 96];
 /// How long a caller may take to say what it wants.
 const ASKING: Duration = Duration::from_secs(5);
 /// How long the driver may take to answer, and how long sending the answer may take.
@@ -154,7 +150,7 @@ struct Row {
 impl Table {
     /// Whether there is a place for a request (or passage) of this caller, besides those in the table.
     fn place(&self, from: Ipv4Addr, passage: bool) -> Result<(), Refusal> {
-        let [most, most_each] = if passage { PASSAGES } else { [CONTROL_CONNECTIONS, REQUESTS_EACH] };
+        let [most, most_each] = if passage { [PASSAGES, PASSAGES_EACH] } else { [CONTROL_CONNECTIONS, CONTROL_CONNECTIONS_EACH] };
         let alike = self.rows.values().filter(|r| r.passage == passage);
         let each = alike.clone().filter(|r| r.from == from).count();
         match (alike.count() >= most, each >= most_each) {
@@ -364,7 +360,7 @@ mod tests {
     async fn one_caller_cannot_take_the_places_of_another() {
         let (control, way) = control(nowhere(), |_| Some(Answer::Json(200, Vec::new())));
         let mut silent = Vec::new();
-        for _ in 0..REQUESTS_EACH {
+        for _ in 0..CONTROL_CONNECTIONS_EACH {
             silent.push(TcpStream::connect(way.to).await.expect("connected"));
         }
         let mut ninth = TcpStream::connect(way.to).await.expect("connected");

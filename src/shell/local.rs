@@ -1,6 +1,6 @@
 //! The local socket: the verbs of the command line ask the daemon here. Root alone gets in.
 //!
-//! One request a connection: one JSON line of at most [`LINE_MAX`] bytes; the reply is lines until the daemon closes. A caller that
+//! One request a connection: one JSON line of at most [`LOCAL_LINE_MAX`] bytes; the reply is lines until the daemon closes. A caller that
 //! closes or ends its side before that has gone away. Lines are
 //! handed to the driver unread. The directory is 0700, the socket 0600, and the caller's uid is asked of the kernel as well.
 
@@ -16,12 +16,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
+use crate::budget::{LOCAL_CALLERS, LOCAL_LINE_MAX};
+
 /// Where the socket is by default.
 pub const PATH: &str = "/run/sluice/sluice.sock";
-/// The longest request line, in bytes, its newline included.
-pub const LINE_MAX: usize = 64 * 1024;
-/// Callers at once; more wait outside.
-const CALLERS: usize = 16;
 /// Reply lines the driver may be ahead of the caller.
 const AHEAD: usize = 16;
 /// How long a caller may take to say its line, or to take a reply line.
@@ -58,7 +56,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, String> {
 
 /// Serves callers until the driver takes no more lines.
 pub async fn serve(listener: UnixListener, lines: mpsc::Sender<Line>) {
-    let places = Arc::new(Semaphore::new(CALLERS));
+    let places = Arc::new(Semaphore::new(LOCAL_CALLERS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -119,10 +117,10 @@ async fn line(stream: &mut UnixStream) -> Result<String, &'static str> {
             held.truncate(end);
             return String::from_utf8(held).map_err(|_| "the line is not UTF-8");
         }
-        if held.len() >= LINE_MAX {
+        if held.len() >= LOCAL_LINE_MAX {
             return Err("the line is longer than 65536 bytes");
         }
-        match (&mut *stream).take((LINE_MAX - held.len()) as u64).read_buf(&mut held).await {
+        match (&mut *stream).take((LOCAL_LINE_MAX - held.len()) as u64).read_buf(&mut held).await {
             Ok(0) | Err(_) => return Err("the line has no end"),
             Ok(_) => {}
         }
@@ -171,7 +169,7 @@ mod tests {
         let (_scratch, path) = socket("lines");
         assert_eq!(say(&path, b"{\"verb\":\"status\"}\n").await, "re {\"verb\":\"status\"}\nre {\"verb\":\"status\"}\n");
         assert_eq!(say(&path, b"\xff\n").await, "{\"error\":\"the line is not UTF-8\"}\n");
-        assert_eq!(say(&path, &[b'x'; LINE_MAX]).await, "{\"error\":\"the line is longer than 65536 bytes\"}\n");
+        assert_eq!(say(&path, &[b'x'; LOCAL_LINE_MAX]).await, "{\"error\":\"the line is longer than 65536 bytes\"}\n");
         assert_eq!(fs::metadata(&path).expect("the socket").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path.parent().expect("a directory")).expect("it").permissions().mode() & 0o777, 0o700);
     }

@@ -13,13 +13,10 @@ use tokio::time::{Instant, timeout};
 use super::dial::{STEP, Way, dial};
 use super::http::{Connection, Method, Request};
 use super::tls;
+use crate::budget::{CALLS_EACH, CONNECTIONS_IDLE};
 
-/// Connections kept open for later calls.
-const IDLE_MAX: usize = 4;
 /// How long an idle connection is kept; API servers keep theirs for at least 90 s.
 const IDLE_FOR: Duration = Duration::from_secs(30);
-/// Calls under way at once at one server.
-const CALLS_EACH: usize = 4;
 
 /// How an API server is reached and under which credential.
 #[derive(Clone)]
@@ -88,7 +85,7 @@ impl Server {
     /// Keeps a connection for later; the one idle longest makes room. Returns whether it is the first, so that someone must sweep.
     pub(super) fn put(&self, link: Link) -> bool {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() == IDLE_MAX {
+        if idle.len() == CONNECTIONS_IDLE {
             idle.remove(0);
         }
         idle.push((link, Instant::now()));

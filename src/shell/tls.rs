@@ -4,6 +4,7 @@
 //! other times: what an authenticated peer said in `hello`, the last good time in the state file ([`Times`]). So a board ahead,
 //! behind or in 1970 works, and a wrong peer cannot break a right one. No session is resumed, so none is remembered.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,11 +18,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName,
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use crate::clock::WallTime;
+use crate::identity::PeerId;
 
 /// The most certificates in a CA bundle or a client's chain; more are refused.
 const CERTIFICATES_MAX: usize = 64;
-/// The most other times remembered; the oldest makes room.
-const TIMES_MAX: usize = 4;
 /// The largest record sent, in bytes: keeps the send buffer of a connection small.
 const RECORD_MAX: usize = 4 * 1024;
 /// Plaintext taken into a connection's send buffer before it waits for the socket, in bytes.
@@ -30,11 +30,20 @@ const SEND_BUFFER: usize = 8 * 1024;
 /// A connection under TLS over `S`.
 pub type Stream<S> = TlsStream<S>;
 
-/// The times at which a certificate may be valid. Cloned handles share them.
+/// Who says what time it is, beside the local clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Witness {
+    /// The last good time in our state file.
+    State,
+    /// What a peer said in an authenticated `hello`.
+    Peer(PeerId),
+}
+
+/// The times at which a certificate may be valid. Cloned handles share them. One a witness, so none can push out another's.
 #[derive(Clone)]
 pub struct Times {
     local: fn() -> WallTime,
-    others: Arc<Mutex<heapless::Vec<WallTime, TIMES_MAX>>>,
+    others: Arc<Mutex<BTreeMap<Witness, WallTime>>>,
 }
 
 impl Times {
@@ -43,20 +52,18 @@ impl Times {
         Times { local, others: Arc::default() }
     }
 
-    /// Also accepts what holds at `time`. Only for times from an authenticated peer or our own state file.
-    pub fn vouch(&self, time: WallTime) {
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        if others.contains(&time) {
-            return;
-        }
-        if others.is_full() {
-            others.remove(0);
-        }
-        let _ = others.push(time);
+    /// Also accepts what holds at the time this witness names; it replaces what the witness said before.
+    pub fn vouch(&self, witness: Witness, time: WallTime) {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).insert(witness, time);
+    }
+
+    /// Forgets a witness: a peer that left.
+    pub fn forget(&self, witness: Witness) {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).remove(&witness);
     }
 
     fn candidates(&self) -> impl Iterator<Item = UnixTime> {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let others: Vec<WallTime> = self.others.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect();
         std::iter::once((self.local)()).chain(others).map(|t| UnixTime::since_unix_epoch(std::time::Duration::from_secs(t.0.max(0).unsigned_abs())))
     }
 }
@@ -243,18 +250,22 @@ mod tests {
         let times = Times::new(in_1970);
         let refused = handshake(CA, "kubernetes", &times).await.expect_err("not valid yet");
         assert!(refused.contains("not valid yet"), "{refused}");
-        times.vouch(in_2026());
+        times.vouch(Witness::Peer(PeerId(7)), in_2026());
         assert_eq!(handshake(CA, "kubernetes", &times).await, Ok(()));
-        for wrong in 0..3 {
-            times.vouch(WallTime(wrong));
+        for wrong in 0..100 {
+            times.vouch(Witness::Peer(PeerId(3)), WallTime(i64::MIN + wrong));
         }
-        assert_eq!(handshake(CA, "kubernetes", &times).await, Ok(()), "wrong times do no harm");
+        assert_eq!(handshake(CA, "kubernetes", &times).await, Ok(()), "a wrong peer does no harm");
+        times.forget(Witness::Peer(PeerId(7)));
+        assert!(handshake(CA, "kubernetes", &times).await.is_err());
+        times.vouch(Witness::State, in_2026());
+        assert_eq!(handshake(CA, "kubernetes", &times).await, Ok(()));
     }
 
     #[tokio::test]
     async fn neither_name_nor_chain_is_forgiven_whatever_the_time() {
         let times = Times::new(in_2026);
-        times.vouch(in_1970());
+        times.vouch(Witness::State, in_1970());
         let name = handshake(CA, "elsewhere", &times).await.expect_err("another name");
         assert!(name.contains("not valid for name"), "{name}");
         let chain = handshake(OTHER_CA, "kubernetes", &times).await.expect_err("another CA");

@@ -12,17 +12,16 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::api::{Api, LARGE, Notice, Shared};
+use super::api::{Api, Notice, Shared};
 use super::dial::STEP;
 use super::http::{Fault, Method, Request, Taken};
 use super::pool::{Link, Server};
+use crate::budget::{LARGE, WATCHES};
 use crate::kube::call::Cluster;
 use crate::kube::reply;
 use crate::kube::stream::{Event, Lines, Unreadable};
 use crate::kube::watch::{Told, Watch};
 
-/// Watches open at once; one more is told `Refused`.
-pub const WATCHES: usize = 512;
 /// The server is asked to end a stream after this many seconds, and up to as many again.
 const LIFE: u64 = 300;
 /// A stream that is silent for longer is taken for dead; bookmarks come about once a minute.

@@ -1,5 +1,7 @@
 //! An API server for the tests of this room: real TCP and TLS on loopback, answers from a script. It knows no Kubernetes.
 
+mod real;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
