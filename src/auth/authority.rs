@@ -50,11 +50,11 @@ pub struct Facts {
 }
 
 /// A control request, numbered by the listener; every one gets exactly one [`Event::Answer`] or [`Event::Passage`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u32);
 
 /// A question of ours to a peer; every one must be answered with [`Authority::handle_answer`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AskId(pub u32);
 
 /// What a session is for.
@@ -394,6 +394,8 @@ pub struct Authority {
     pub(super) tell: (Instant, u32),
     floor_start: (Instant, WallTime),
     floor_due: Instant,
+    /// The floor found at the start.
+    floor_found: WallTime,
 }
 
 impl Authority {
@@ -426,7 +428,9 @@ impl Authority {
             tell: (now.mono + Duration::from_secs(5), 0),
             floor_start: (now.mono, first),
             floor_due: now.mono,
+            floor_found: WallTime(0),
         };
+        it.floor_found = it.durable.floor;
         it.ledger.external = Some(external.prefix());
         it.refit();
         it.events.clear();
@@ -442,7 +446,7 @@ impl Authority {
 
     /// The stamps of handshakes must begin above this; for the gateway, at its start. What is given out later is covered by the reserve kept ahead.
     pub fn stamp_floor(&self) -> WallTime {
-        self.durable.floor
+        self.floor_found
     }
 
     /// The addresses of the overlay on this host.
