@@ -6,7 +6,7 @@
 //! Whether a peer is there is asked of the tunnel itself: an ICMP echo between the control ends, sent only when nothing else was heard
 //! for a while. Its answer also is the round-trip time that `status` shows.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -17,14 +17,19 @@ pub use crate::auth::ledger::Ledger;
 pub use crate::auth::resources::Resources;
 pub use crate::auth::status::{PeerStatus as Peering, Phase, Status};
 pub use crate::auth::{AskId, Authority, Facts, Invitation, InviteOrder, JoinOrder, Progress, Request, RequestId};
+pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, Order, Seen, WatchId};
 pub use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, PeerStatus, Verdict};
 
+use crate::auth::issue::tenant;
+use crate::auth::ledger::Debt;
 use crate::auth::{self, AddPeer, Purpose};
 use crate::budget::{ENDPOINTS, PEERS};
 use crate::clock::{Instant, Now, WallTime};
-use crate::identity::{End, PeerId, Prefix};
+use crate::identity::{ClusterId, End, PeerId, Prefix};
 use crate::kube::call::Call;
 use crate::kube::reply::Reply;
+use crate::kube::watch::Told;
+use crate::offload::{Agent, ConsumerSpec, How, ProviderSpec};
 use crate::tunnel;
 
 /// After this long without a word from a peer it is asked whether it is there.
@@ -33,6 +38,10 @@ const PROBE: Duration = Duration::from_secs(10);
 const AWAY: Duration = Duration::from_secs(22);
 /// A path that was away for longer than this has stale connections.
 const STALE: Duration = Duration::from_secs(10);
+/// How long a provider that answers is waited for when we leave it.
+const PATIENCE: Duration = Duration::from_secs(25);
+/// The account of a consumer in its tenant namespace.
+const ACCOUNT: &str = "sluice-peer";
 /// The identifier of our echo requests.
 const ECHO: u16 = 0x5175;
 
@@ -41,6 +50,8 @@ const ECHO: u16 = 0x5175;
 pub enum Owner {
     /// The authority.
     Authority(u32),
+    /// The agent.
+    Agent(u32),
 }
 
 /// What the shell is to do.
@@ -109,6 +120,12 @@ pub enum Output {
     Host,
     /// For the CLI and the log.
     Progress(PeerId, Progress),
+    /// Open or close a watch.
+    Watch(Order),
+    /// What the agent has to say; for the CLI and the log.
+    Said(AgentEvent),
+    /// A peering that we ended is gone from here.
+    Gone(PeerId, ClusterId),
 }
 
 /// What the host's network must hold for us.
@@ -129,12 +146,28 @@ struct Session {
     heard: bool,
     /// Its provider's credential, once there is one.
     credential: bool,
+    /// What the agent was last told.
+    reachable: bool,
+}
+
+/// A peering that is being left, and what still stands of it here.
+#[derive(Debug)]
+struct Parting {
+    cluster: ClusterId,
+    /// When the provider is no longer waited for.
+    until: Instant,
+    /// The authority let it go (or never knew it: clean-up owed from an earlier run).
+    gone: bool,
+    provider: bool,
+    consumer: bool,
 }
 
 /// See the module's head.
 pub struct Edge {
     gateway: Gateway,
     authority: Authority,
+    agent: Agent,
+    partings: BTreeMap<PeerId, Parting>,
     sessions: [Option<Box<Session>>; PEERS],
     out: VecDeque<Output>,
     saving: bool,
@@ -144,16 +177,81 @@ pub struct Edge {
 
 impl Edge {
     /// Joins the rooms. `system` is what the system clock really reads (see [`Gateway::new`]).
-    pub fn new(authority: Authority, now: Now, system: WallTime) -> Edge {
+    pub fn new(authority: Authority, seed: u64, now: Now, system: WallTime) -> Edge {
+        let agent =
+            Agent::new(AgentSpec { cluster: authority.ledger().id.clone(), pods: authority.pods().to_vec(), kubelet_version: String::new(), seed }, now);
         let gateway = Gateway::new(&authority.ledger().secret, now, authority.stamp_floor(), system);
-        let mut edge = Edge { gateway, authority, sessions: [const { None }; PEERS], out: VecDeque::new(), saving: false, probes_due: now.mono, sequence: 0 };
+        let mut edge = Edge {
+            gateway,
+            authority,
+            agent,
+            partings: BTreeMap::new(),
+            sessions: [const { None }; PEERS],
+            out: VecDeque::new(),
+            saving: false,
+            probes_due: now.mono,
+            sequence: 0,
+        };
         edge.out.push_back(Output::Host);
+        edge.resume(now);
         edge
+    }
+
+    /// Clean-up that an earlier run did not come to the end of.
+    fn resume(&mut self, now: Now) {
+        for owed in self.authority.owed().to_vec() {
+            if !matches!(owed.what, Debt::Provider | Debt::Consumer) || self.partings.values().any(|p| p.cluster == owed.cluster) {
+                continue;
+            }
+            // No row free: done at the next start.
+            let Some(peer) = self.authority.hold_free() else { return };
+            let debts = |what| self.authority.owed().iter().any(|o| o.what == what && o.cluster == owed.cluster);
+            let (provider, consumer) = (debts(Debt::Provider), debts(Debt::Consumer));
+            let (cluster, tenant_namespace) = (owed.cluster.clone(), tenant(&owed.cluster));
+            if provider {
+                let address = self.external().virtual_node(peer);
+                let (node, grant, images) = (cluster.to_string(), Amount::default(), Vec::new());
+                let spec = ProviderSpec { peer, cluster, node, tenant_namespace, grant, architecture: String::new(), images, address };
+                self.agent.add_provider(spec);
+            }
+            if consumer {
+                let (cluster, tenant_namespace, account) = (owed.cluster.clone(), tenant(&owed.cluster), ACCOUNT.to_owned());
+                let (grant, images, names) = (Amount::default(), Vec::new(), Vec::new());
+                self.agent.add_consumer(ConsumerSpec { peer, cluster, tenant_namespace, account, grant, images, names });
+            }
+            self.part(peer, owed.cluster, provider, consumer, now);
+        }
     }
 
     /// The authority: for the verbs of the CLI.
     pub fn authority(&mut self) -> &mut Authority {
         &mut self.authority
+    }
+
+    /// The agent: for status.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// What the home API server says it is; virtual nodes say the same.
+    pub fn set_kubelet_version(&mut self, version: &str) {
+        self.agent.set_kubelet_version(version);
+    }
+
+    /// Begins to end a peering: what is there of it is taken down first, at the provider too while it answers (`force`: it is not asked);
+    /// [`Output::Gone`] says when it is over. None if there is no such peer.
+    pub fn unpeer(&mut self, cluster: &ClusterId, force: bool, now: Now) -> Option<PeerId> {
+        let peer = self.authority.ledger().peers.iter().find(|p| p.id == *cluster)?;
+        let (row, provider) = (peer.row, peer.consume.is_some());
+        if !provider {
+            self.authority.unpeer(cluster, now)?;
+            return Some(row);
+        }
+        let asked = !force && self.is_heard(row);
+        let until = now.mono + if asked { PATIENCE } else { Duration::ZERO };
+        self.partings.insert(row, Parting { cluster: cluster.clone(), until, gone: false, provider, consumer: false });
+        self.agent.remove_provider(row, if asked { How::Asked } else { How::Dead });
+        Some(row)
     }
 
     /// The gateway: for status and counters.
@@ -232,7 +330,18 @@ impl Edge {
     pub fn handle_reply(&mut self, owner: Owner, reply: Reply, now: Now) {
         match owner {
             Owner::Authority(call) => self.authority.handle_reply(call, reply, now),
+            Owner::Agent(call) => self.agent.handle_reply(call, reply, now),
         }
+    }
+
+    /// Something happened on a watch.
+    pub fn handle_told(&mut self, watch: WatchId, told: Told<Seen>, now: Now) {
+        self.agent.handle_told(watch, told, now);
+    }
+
+    /// An API server answered 401.
+    pub fn handle_unauthorized(&mut self, peer: PeerId, now: Now) {
+        self.authority.credential_refused(peer, now);
     }
 
     /// Whether the state is on disk now.
@@ -260,11 +369,21 @@ impl Edge {
         self.gateway.handle_timeout(now);
         self.authority.handle_timeout(now);
         self.look_around(now);
+        self.agent.handle_timeout(now);
+        for (&peer, parting) in &mut self.partings {
+            if parting.provider && parting.until <= now.mono {
+                // Once is enough, and asking again does no harm.
+                parting.until = now.mono + PATIENCE;
+                self.agent.remove_provider(peer, How::Dead);
+            }
+        }
     }
 
     /// When [`Edge::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.gateway.poll_timeout(), self.authority.poll_timeout(), Some(self.probes_due)].into_iter().flatten().min()
+        let parting = self.partings.values().filter(|p| p.provider).map(|p| p.until).min();
+        let rooms = [self.gateway.poll_timeout(), self.authority.poll_timeout(), self.agent.poll_timeout()];
+        rooms.into_iter().chain([Some(self.probes_due), parting]).flatten().min()
     }
 
     /// The next thing for the shell to do; `calls` says whether it takes calls at the moment.
@@ -284,9 +403,18 @@ impl Edge {
                 self.from_gateway(event, now);
             } else if let Some(event) = self.authority.poll_event() {
                 self.from_authority(event, now, system);
+            } else if let Some(event) = self.agent.poll_event() {
+                self.from_agent(event, now);
+            } else if let Some(order) = self.agent.poll_watch() {
+                return Some(Output::Watch(order));
+            } else if !calls {
+                return None;
+            } else if let Some((id, call)) = self.authority.poll_call() {
+                return Some(Output::Call(Owner::Authority(id), call));
             } else {
-                let call = calls.then(|| self.authority.poll_call()).flatten();
-                return call.map(|(id, call)| Output::Call(Owner::Authority(id), call));
+                // What a call settles may be worth an event at once.
+                let call = self.agent.poll_call();
+                return call.map(|(id, call)| Output::Call(Owner::Agent(id), call));
             }
         }
     }
@@ -304,6 +432,7 @@ impl Edge {
                 if away.is_some_and(|away| away > STALE) {
                     self.out.push_back(Output::Returned(id));
                 }
+                self.tell_reachable(id, now);
             }
             tunnel::Event::EndpointChanged { id, endpoint } => self.authority.handle_endpoint(id, endpoint, now),
             tunnel::Event::Quiet { .. } => {}
@@ -322,25 +451,106 @@ impl Edge {
                 None => self.authority.handle_answer(ask, Err("there is no session with the peer".into()), now),
             },
             auth::Event::AddPeer(spec) => self.admit(spec, now, system),
-            auth::Event::RemovePeer(peer) => self.dismiss(peer),
+            auth::Event::RemovePeer(peer) => self.dismiss(peer, now),
             auth::Event::Credential { peer, token, ca, name, .. } => {
                 let bearer = self.authority.bearer(peer);
                 if let (Some(session), Some(bearer)) = (self.session_mut(peer), bearer) {
                     session.credential = true;
                     let to = session.spec.control.1;
                     self.out.push_back(Output::Target { peer, to, bearer, token, ca, name });
+                    self.tell_reachable(peer, now);
                 }
             }
-            auth::Event::Provider { .. } | auth::Event::Consumer { .. } => {}
-            auth::Event::Gone { peer, .. } => self.authority.release(peer),
+            auth::Event::Provider { peer, cluster, tenant, grant, architecture, images, virtual_node } => {
+                let (node, grant) = (cluster.to_string(), amount(grant));
+                self.agent.add_provider(ProviderSpec { peer, cluster, node, tenant_namespace: tenant, grant, architecture, images, address: virtual_node });
+                self.tell_reachable(peer, now);
+            }
+            auth::Event::Consumer { peer, cluster, tenant, grant, images } => {
+                let (account, grant) = (ACCOUNT.to_owned(), amount(grant));
+                self.agent.add_consumer(ConsumerSpec { peer, cluster, tenant_namespace: tenant, account, grant, images, names: Vec::new() });
+                self.tell_reachable(peer, now);
+            }
+            auth::Event::Gone { peer, cluster, provider, consumer } => {
+                // A provider whose parting we began is gone from here already.
+                let provider = provider && !self.partings.contains_key(&peer);
+                self.part(peer, cluster, provider, consumer, now);
+            }
             auth::Event::Progress(peer, progress) => self.out.push_back(Output::Progress(peer, progress)),
+        }
+    }
+
+    fn from_agent(&mut self, event: AgentEvent, now: Now) {
+        match &event {
+            AgentEvent::CredentialRefused { peer } => self.authority.credential_refused(*peer, now),
+            AgentEvent::ProviderGone { peer, .. } => self.parted(*peer, Debt::Provider, now),
+            AgentEvent::ConsumerGone { peer } => self.parted(*peer, Debt::Consumer, now),
+            _ => {}
+        }
+        self.out.push_back(Output::Said(event));
+    }
+
+    /// The authority let a peer go: the agent takes down what it made for it.
+    fn part(&mut self, peer: PeerId, cluster: ClusterId, provider: bool, consumer: bool, now: Now) {
+        self.partings.insert(peer, Parting { cluster, until: now.mono + PATIENCE, gone: true, provider, consumer });
+        if provider {
+            self.agent.remove_provider(peer, How::Dead);
+        }
+        if consumer {
+            self.agent.remove_consumer(peer);
+        }
+        if !provider && !consumer {
+            self.all_parted(peer);
+        }
+    }
+
+    /// The agent has taken down its part.
+    fn parted(&mut self, peer: PeerId, what: Debt, now: Now) {
+        let Some(parting) = self.partings.get_mut(&peer) else { return };
+        match what {
+            Debt::Provider => parting.provider = false,
+            _ => parting.consumer = false,
+        }
+        if parting.gone {
+            let cluster = parting.cluster.clone();
+            self.authority.settle_all(what, &cluster);
+            if !parting_open(&self.partings, peer) {
+                self.all_parted(peer);
+            }
+        } else {
+            let cluster = parting.cluster.clone();
+            if self.authority.unpeer(&cluster, now).is_none() {
+                // It left in the meantime.
+                self.all_parted(peer);
+            }
+        }
+    }
+
+    fn all_parted(&mut self, peer: PeerId) {
+        if let Some(parting) = self.partings.remove(&peer) {
+            for what in [Debt::Provider, Debt::Consumer] {
+                self.authority.settle_all(what, &parting.cluster);
+            }
+            self.authority.release(peer);
+            self.out.push_back(Output::Gone(peer, parting.cluster));
+        }
+    }
+
+    /// Tells the agent whether the peer answers, when that changed.
+    fn tell_reachable(&mut self, peer: PeerId, now: Now) {
+        let provides = self.authority.ledger().peer(peer).is_some_and(|p| p.consume.is_some());
+        let Some(session) = self.session_mut(peer) else { return };
+        let reachable = session.heard && (session.credential || !provides);
+        if reachable != session.reachable {
+            session.reachable = reachable;
+            self.agent.set_reachable(peer, reachable, now);
         }
     }
 
     /// Holds a session in the gateway, in the place of one that was there.
     fn admit(&mut self, spec: Box<AddPeer>, now: Now, system: WallTime) {
         let id = spec.id;
-        self.dismiss(id);
+        self.dismiss(id, now);
         let mut remote = heapless::Vec::new();
         for &pair in &spec.remote {
             // The gateway's table is the longer one.
@@ -358,15 +568,18 @@ impl Edge {
         if !spec.names.is_empty() {
             self.out.push_back(Output::Resolve(id, spec.names.clone()));
         }
-        self.sessions[usize::from(id.0)] = Some(Box::new(Session { spec, probe: None, round_trip: None, heard: false, credential: false }));
+        self.sessions[usize::from(id.0)] = Some(Box::new(Session { spec, probe: None, round_trip: None, heard: false, credential: false, reachable: false }));
         self.out.push_back(Output::Host);
     }
 
-    fn dismiss(&mut self, peer: PeerId) {
+    fn dismiss(&mut self, peer: PeerId, now: Now) {
         self.gateway.remove_peer(peer);
         let Some(session) = self.sessions.get_mut(usize::from(peer.0)).and_then(Option::take) else { return };
         if session.credential {
             self.out.push_back(Output::NoTarget(peer));
+        }
+        if session.reachable {
+            self.agent.set_reachable(peer, false, now);
         }
         self.out.push_back(Output::Closed { from: session.spec.control.1 });
         self.out.push_back(Output::Host);
@@ -393,6 +606,9 @@ impl Edge {
                 self.sequence = self.sequence.wrapping_add(1);
                 session.probe = Some((now.mono, self.sequence));
             }
+        }
+        for row in 0..PEERS as u8 {
+            self.tell_reachable(PeerId(row), now);
         }
     }
 
@@ -436,6 +652,15 @@ impl Edge {
     pub fn end(&self, peer: PeerId) -> Option<End> {
         Some(self.session(peer)?.spec.end)
     }
+}
+
+fn parting_open(partings: &BTreeMap<PeerId, Parting>, peer: PeerId) -> bool {
+    partings.get(&peer).is_some_and(|p| p.provider || p.consumer)
+}
+
+/// A grant in the agent's units.
+fn amount(r: Resources) -> Amount {
+    Amount { cpu: u64::from(r.cpu), memory: u64::from(r.memory) << 20, pods: u64::from(r.pods) }
 }
 
 /// An ICMP echo request (RFC 792) without data.

@@ -459,6 +459,25 @@ impl Authority {
         Some(self.lines.get(usize::from(peer.0))?.as_ref()?.shown())
     }
 
+    /// Our own pod prefixes.
+    pub fn pods(&self) -> &[Prefix] {
+        &self.facts.pods
+    }
+
+    /// Takes a free row, until [`Authority::release`], for clean-up after a peer of an earlier run.
+    pub fn hold_free(&mut self) -> Option<PeerId> {
+        let row = self.free_row()?;
+        self.hold(row);
+        Some(row)
+    }
+
+    /// Forgets all clean-up of a kind that was owed for a cluster.
+    pub fn settle_all(&mut self, what: super::ledger::Debt, cluster: &ClusterId) {
+        let before = self.ledger.owed.len();
+        self.ledger.owed.retain(|o| o.what != what || o.cluster != *cluster);
+        self.dirty |= before != self.ledger.owed.len();
+    }
+
     /// What is stored, for status and for tests.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger

@@ -374,6 +374,11 @@ impl Agent {
         }
     }
 
+    /// What virtual nodes say as kubelet version, once it is known.
+    pub fn set_kubelet_version(&mut self, version: &str) {
+        self.facts.kubelet_version = version.to_owned();
+    }
+
     /// How many objects are being kept in step, for the status and the metrics.
     pub fn rows(&self) -> usize {
         self.loops.table.len()
