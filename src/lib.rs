@@ -49,3 +49,5 @@ pub mod budget;
 pub mod clock;
 pub mod identity;
 pub mod kube;
+#[cfg(feature = "shell")]
+pub mod shell;

@@ -3,5 +3,7 @@
 //! Cores make these values, `shell::api` carries them out, the in-memory world answers them. Nothing here knows TLS, tokio or a socket.
 
 pub mod call;
+pub mod object;
 pub mod reply;
+pub mod stream;
 pub mod watch;
