@@ -46,7 +46,9 @@
 //! what a row keeps of an object; *plan* views to a step; *forge* source object to body; *call* one request to an API server; *grant* what a provider lends.
 
 pub mod budget;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod identity;
 pub mod kube;
 #[cfg(feature = "shell")]

@@ -2,6 +2,7 @@
 # rights.sh KUBECTL...: tries, on a real API server that runs under RBAC, what the daemon and a consumer may and may not do. Applies k3s-manifests/ first;
 # KUBECTL is the administrator's kubectl with its arguments. Leaves the manifests, removes all else. Ends with a line `N passed, N failed`.
 set -uo pipefail
+shopt -s lastpipe   # so that what is counted behind a pipe counts
 cd "$(dirname "$0")/../k3s-manifests"
 k() { timeout 90 "${K[@]}" "$@"; }
 K=("$@"); passed=0 failed=0
@@ -117,7 +118,7 @@ try yes "deletes a pod in the twin" delete pod a -n rights-shop-edge-1 --force -
 try no:"not offloaded again" "a twin is offloaded" create -n rights-shop-edge-1 -f - <<<"{apiVersion: offloading.liqo.io/v1beta1, kind: NamespaceOffloading, metadata: {name: offloading}}"
 
 echo "a consumer"
-in_meta() { sed "s/^{/{metadata: {name: $1, namespace: ${3:-rights-shop-edge-1}${2:+, $2}}, /"; }
+in_meta() { local head="{metadata: {name: $1, namespace: ${3:-rights-shop-edge-1}${2:+, $2}}, " rest; read -r rest; echo "$head${rest#?}"; }
 can no "patch namespacemaps/status" patch namespacemaps.offloading.liqo.io --subresource=status -n liqo-tenant-edge-1 $peer
 can no "patch shadowpods/status" patch shadowpods.offloading.liqo.io --subresource=status -n rights-shop-edge-1 $peer
 can no "create pods" create pods -n rights-shop-edge-1 $peer

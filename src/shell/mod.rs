@@ -8,6 +8,8 @@ pub mod listener;
 pub mod local;
 pub mod passage;
 mod pool;
+pub mod run;
+pub mod setup;
 #[cfg(test)]
 mod testing;
 pub mod tls;
