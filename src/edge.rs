@@ -13,11 +13,12 @@ use std::time::Duration;
 pub use crate::auth::addresses::External;
 pub use crate::auth::endpoint::Endpoint;
 pub use crate::auth::issue::Account;
+pub use crate::auth::keys::{clamp, public_of};
 pub use crate::auth::ledger::Ledger;
 pub use crate::auth::resources::Resources;
 pub use crate::auth::status::{PeerStatus as Peering, Phase, Status};
 pub use crate::auth::{AskId, Authority, Facts, Invitation, InviteOrder, JoinOrder, Progress, Request, RequestId};
-pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, Order, Seen, WatchId};
+pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, NamespaceReport, Order, Seen, WatchId};
 pub use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, PeerStatus, Verdict};
 
 use crate::auth::issue::tenant;
@@ -289,11 +290,11 @@ impl Edge {
     }
 
     /// A datagram from the network; `out[..len]` of the verdict is what to pass on.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Now, system: WallTime, out: &mut [u8]) -> Verdict {
+    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Now, system: fn() -> WallTime, out: &mut [u8]) -> Verdict {
         let verdict = match self.gateway.handle_datagram(from, datagram, now, out) {
             Verdict::Unknown(key) => match self.authority.stranger(key, now) {
                 Some(spec) => {
-                    self.admit(Box::new(spec), now, system);
+                    self.admit(Box::new(spec), now, system());
                     self.gateway.handle_datagram(from, datagram, now, out)
                 }
                 None => Verdict::Handled,
@@ -364,6 +365,13 @@ impl Edge {
         self.gateway.set_endpoints(peer, &endpoints, now);
     }
 
+    /// The host has other addresses: every peer is called at once, so that it learns where we are.
+    pub fn handshakes(&mut self, now: Now) {
+        for session in self.sessions.iter().flatten() {
+            self.gateway.handshake_now(session.spec.id, now);
+        }
+    }
+
     /// Looks at everything that is due.
     pub fn handle_timeout(&mut self, now: Now) {
         self.gateway.handle_timeout(now);
@@ -387,7 +395,7 @@ impl Edge {
     }
 
     /// The next thing for the shell to do; `calls` says whether it takes calls at the moment.
-    pub fn poll_output(&mut self, now: Now, system: WallTime, calls: bool) -> Option<Output> {
+    pub fn poll_output(&mut self, now: Now, system: fn() -> WallTime, calls: bool) -> Option<Output> {
         loop {
             if let Some(output) = self.out.pop_front() {
                 return Some(output);
@@ -439,7 +447,7 @@ impl Edge {
         }
     }
 
-    fn from_authority(&mut self, event: auth::Event, now: Now, system: WallTime) {
+    fn from_authority(&mut self, event: auth::Event, now: Now, system: fn() -> WallTime) {
         match event {
             auth::Event::Answer { request, status, body } => self.out.push_back(Output::Answer { request, status, body }),
             auth::Event::Passage { request, peer } => self.out.push_back(Output::Passage { request, peer }),
@@ -450,7 +458,7 @@ impl Edge {
                 }
                 None => self.authority.handle_answer(ask, Err("there is no session with the peer".into()), now),
             },
-            auth::Event::AddPeer(spec) => self.admit(spec, now, system),
+            auth::Event::AddPeer(spec) => self.admit(spec, now, system()),
             auth::Event::RemovePeer(peer) => self.dismiss(peer, now),
             auth::Event::Credential { peer, token, ca, name, .. } => {
                 let bearer = self.authority.bearer(peer);

@@ -47,9 +47,9 @@
 
 pub mod auth;
 pub mod budget;
-#[cfg(feature = "shell")]
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod edge;
 pub mod identity;
 pub mod kube;

@@ -101,8 +101,14 @@ impl Control {
     /// Serves `listener`; requests go to `requests`, passages lead to `api_server`.
     pub fn serve(listener: TcpListener, api_server: SocketAddr, requests: mpsc::Sender<Asked>) -> Control {
         let doors = Arc::new(Doors::default());
-        let accepting = tokio::spawn(accept(doors.clone(), listener, api_server, requests)).abort_handle();
+        doors.lead_to(api_server);
+        let accepting = tokio::spawn(accept(doors.clone(), listener, requests)).abort_handle();
         Control { doors, accepting }
+    }
+
+    /// From now on passages lead to this API server.
+    pub fn lead_to(&self, api_server: SocketAddr) {
+        self.doors.lead_to(api_server);
     }
 
     /// Ends all connections of a caller, passages too: a peer that left.
@@ -136,6 +142,8 @@ struct Doors(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
+    /// Where passages lead.
+    api_server: Option<SocketAddr>,
     rows: BTreeMap<u64, Row>,
     next: u64,
     refused: [u64; Refusal::ALL.len()],
@@ -164,6 +172,14 @@ impl Table {
 impl Doors {
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lead_to(&self, api_server: SocketAddr) {
+        self.table().api_server = Some(api_server);
+    }
+
+    fn api_server(&self) -> Option<SocketAddr> {
+        self.table().api_server
     }
 
     fn count(&self, refusal: Refusal) {
@@ -213,7 +229,7 @@ impl Drop for Place {
     }
 }
 
-async fn accept(doors: Arc<Doors>, listener: TcpListener, api_server: SocketAddr, requests: mpsc::Sender<Asked>) {
+async fn accept(doors: Arc<Doors>, listener: TcpListener, requests: mpsc::Sender<Asked>) {
     loop {
         let (stream, from) = match listener.accept().await {
             Ok((stream, SocketAddr::V4(from))) => (stream, *from.ip()),
@@ -228,7 +244,7 @@ async fn accept(doors: Arc<Doors>, listener: TcpListener, api_server: SocketAddr
             Err(refusal) => doors.count(refusal),
             Ok(place) => {
                 let number = place.number;
-                let task = tokio::spawn(serve(place, stream, from, api_server, requests.clone())).abort_handle();
+                let task = tokio::spawn(serve(place, stream, from, requests.clone())).abort_handle();
                 if let Some(row) = doors.table().rows.get_mut(&number) {
                     row.task = Some(task);
                 }
@@ -237,7 +253,7 @@ async fn accept(doors: Arc<Doors>, listener: TcpListener, api_server: SocketAddr
     }
 }
 
-async fn serve(place: Place, stream: TcpStream, from: Ipv4Addr, api_server: SocketAddr, requests: mpsc::Sender<Asked>) {
+async fn serve(place: Place, stream: TcpStream, from: Ipv4Addr, requests: mpsc::Sender<Asked>) {
     let _ = stream.set_nodelay(true);
     let mut connection = Connection::new(stream);
     let (asked, turn) = match connection.asked(CONTROL_BODY_MAX, ASKING).await {
@@ -259,7 +275,7 @@ async fn serve(place: Place, stream: TcpStream, from: Ipv4Addr, api_server: Sock
     let answer = timeout(ANSWERING, async { if requests.send(asked).await.is_ok() { answered.await.ok() } else { None } }).await.ok().flatten();
     let (status, body) = match answer {
         Some(Answer::Json(status, body)) => (status, body),
-        Some(Answer::Passage) if connect => match open_passage(&place, api_server).await {
+        Some(Answer::Passage) if connect => match open_passage(&place).await {
             Ok(server) => {
                 if connection.answer(turn, 200, b"", ANSWERING).await.is_ok() {
                     let (peer, early) = connection.into_stream_and_rest();
@@ -283,9 +299,10 @@ async fn serve(place: Place, stream: TcpStream, from: Ipv4Addr, api_server: Sock
     connection.shutdown(ANSWERING).await;
 }
 
-async fn open_passage(place: &Place, api_server: SocketAddr) -> Result<TcpStream, Refusal> {
+async fn open_passage(place: &Place) -> Result<TcpStream, Refusal> {
     place.become_passage()?;
-    dial(&Way { to: api_server, through: None }).await.map_err(|_| Refusal::NoApiServer)
+    let Some(to) = place.doors.api_server() else { return Err(Refusal::NoApiServer) };
+    dial(&Way { to, through: None }).await.map_err(|_| Refusal::NoApiServer)
 }
 
 /// The address part of an own control end with its port.

@@ -11,6 +11,7 @@
 pub mod api;
 pub mod buffers;
 pub mod dial;
+pub mod driver;
 pub mod entropy;
 mod expression;
 pub mod http;
@@ -23,7 +24,10 @@ pub mod netlink;
 pub mod nft;
 pub mod passage;
 mod pool;
+pub mod prepare;
 pub mod pump;
+pub mod run;
+pub mod setup;
 pub mod store;
 mod syscall;
 #[cfg(test)]
@@ -34,4 +38,5 @@ pub mod tun;
 pub mod tunnel;
 pub mod udp;
 pub mod upkeep;
+mod verbs;
 pub mod watches;

@@ -1,0 +1,145 @@
+//! `sluice uninstall`: takes out of the cluster what carries our mark, and nothing else, in an order in which nothing is left hanging:
+//! the policy that changes pods, labels on users' namespaces, nodes, namespaces we made, bindings, roles, our namespace, and last the kinds.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::admin::{Admin, explain};
+use super::args::Uninstall;
+use super::offload::NAMESPACES;
+use super::protocol::{Failure, Progress, Request};
+use super::terminal::{Stopwatch, Terminal, confirm};
+use super::unoffload::BINDINGS;
+use crate::kube::call::{Resource, Verb};
+use crate::kube::reply::Reply;
+use crate::shell::setup::{MARK, Object, objects};
+
+const NODES: Resource = Resource { group: "", version: "v1", plural: "nodes" };
+const LEASES: Resource = Resource { group: "coordination.k8s.io", version: "v1", plural: "leases" };
+const PEERINGS: Resource = Resource { group: "core.liqo.io", version: "v1beta1", plural: "foreignclusters" };
+/// How long namespaces may take to go.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
+    let admin = Admin::from_kubeconfig(typed.kubeconfig.as_deref()).map_err(|e| Failure::new("kubeconfig", e, "name another with --kubeconfig PATH"))?;
+    let objects = objects().map_err(|e| Failure::new("manifests", e, ""))?;
+    let socket = super::run::socket(typed.socket)?;
+    let running = super::socket::ask(&socket, &Request::new("status"), &mut |_| {});
+    if !matches!(&running, Err(failure) if failure.reason == "not-running") {
+        return Err(Failure::new(
+            "running",
+            "the daemon is running and would put back what is removed",
+            "end its peerings with sluice unpeer, stop it, then: sluice uninstall",
+        ));
+    }
+    let peers = names(&admin, &PEERINGS.collection(None))?;
+    if !peers.is_empty() && !typed.force {
+        let ids: Vec<&str> = peers.iter().map(|p| p.name.as_str()).collect();
+        return Err(Failure::new(
+            "peered",
+            format!("this cluster is peered with {}", ids.join(", ")),
+            "end that with sluice unpeer, or go on with --force: they are not told",
+        ));
+    }
+    let ours = marked(&admin, &NAMESPACES.collection(None))?;
+    if !typed.yes {
+        let twins = ours.iter().filter(|ns| ns.name != "sluice").map(|ns| ns.name.as_str()).collect::<Vec<_>>().join(", ");
+        let twins = if twins.is_empty() { String::new() } else { format!(" and the namespaces {twins} with all in them") };
+        confirm(&format!("Remove sluice from {}: its kinds, roles and policies, every NamespaceOffloading{twins}?", admin.server()))?;
+    }
+    let out = Terminal::stdout();
+    let watch = Stopwatch::start();
+    let step = |what: &str, count: usize| out.step(&Progress { step: what.to_owned(), detail: format!("{count} removed, {}", watch.shown()) });
+
+    let mutating = objects.iter().rev().filter(|o| o.kind.starts_with("MutatingAdmission"));
+    step("changing of pods", each(mutating, |o| remove_object(&admin, o))?);
+    let bindings = marked(&admin, &BINDINGS.collection(None))?;
+    let homes: Vec<&Name> = bindings.iter().filter(|b| b.name == "sluice-home").collect();
+    step("labels", each(homes.iter(), |b| unlabel(&admin, b.namespace.as_deref().unwrap_or_default()))?);
+    step("virtual nodes", each(marked(&admin, &NODES.collection(None))?.iter(), |n| remove(&admin, &NODES.object(None, &n.name)))?);
+    let leases = marked(&admin, &LEASES.collection(Some("kube-node-lease")))?;
+    step("leases", each(leases.iter(), |l| remove(&admin, &LEASES.object(Some("kube-node-lease"), &l.name)))?);
+    let namespaces: Vec<&Name> = ours.iter().filter(|ns| ns.name != "sluice").collect();
+    let count = each(namespaces.iter(), |ns| remove(&admin, &NAMESPACES.object(None, &ns.name)))?;
+    gone(&admin, &namespaces, &watch)?;
+    step("tenants and twins", count);
+    step("bindings", each(bindings.iter(), |b| remove(&admin, &BINDINGS.object(b.namespace.as_deref(), &b.name)))?);
+    let rest = |kind: &str| !kind.starts_with("MutatingAdmission") && kind != "CustomResourceDefinition";
+    step("policies and roles", each(objects.iter().rev().filter(|o| rest(&o.kind)), |o| remove_object(&admin, o))?);
+    let kinds = objects.iter().rev().filter(|o| o.kind == "CustomResourceDefinition");
+    step("kinds", each(kinds, |o| remove_object(&admin, o))?);
+    out.line("  Nothing of sluice is left in the cluster. Its key and state stay on this host, in its state directory (/var/lib/sluice by default).");
+    Ok(())
+}
+
+/// What is needed of a listed object.
+struct Name {
+    namespace: Option<String>,
+    name: String,
+}
+
+fn marked(admin: &Admin, collection: &str) -> Result<Vec<Name>, Failure> {
+    names(admin, &format!("{collection}?labelSelector={}%3Dtrue", MARK.replace('/', "%2F")))
+}
+
+fn names(admin: &Admin, path: &str) -> Result<Vec<Name>, Failure> {
+    let body = match admin.call(Verb::Get, path, None) {
+        Reply::Done(body) => body,
+        Reply::NotFound => return Ok(Vec::new()),
+        reply => return Err(Failure::new("api", explain("the list of what is ours", &reply), "")),
+    };
+    let list: Value = serde_json::from_slice(&body).map_err(|e| Failure::new("api", format!("the list of what is ours cannot be read: {e}"), ""))?;
+    let text = |v: &Value| v.as_str().map(str::to_owned);
+    let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Ok(items.iter().filter_map(|i| Some(Name { namespace: text(&i["metadata"]["namespace"]), name: text(&i["metadata"]["name"])? })).collect())
+}
+
+fn each<T>(all: impl Iterator<Item = T>, mut act: impl FnMut(T) -> Result<bool, Failure>) -> Result<usize, Failure> {
+    let mut count = 0;
+    for one in all {
+        count += usize::from(act(one)?);
+    }
+    Ok(count)
+}
+
+/// Removes an object of the manifests if it is there and carries our mark.
+fn remove_object(admin: &Admin, object: &Object) -> Result<bool, Failure> {
+    let what = format!("{} {}", object.kind, object.title);
+    match admin.call(Verb::Get, &object.path, None) {
+        Reply::Done(body) if serde_json::from_slice::<Value>(&body).unwrap_or_default()["metadata"]["labels"][MARK] == "true" => remove(admin, &object.path),
+        Reply::Done(_) | Reply::NotFound => Ok(false),
+        reply => Err(Failure::new("api", explain(&what, &reply), "")),
+    }
+}
+
+fn remove(admin: &Admin, path: &str) -> Result<bool, Failure> {
+    match admin.call(Verb::Delete, path, None) {
+        Reply::Done(_) => Ok(true),
+        // A namespace that is going already answers with a conflict.
+        Reply::NotFound | Reply::Conflict => Ok(false),
+        reply => Err(Failure::new("api", explain(path, &reply), "run the same command again: it goes on where it stopped")),
+    }
+}
+
+fn unlabel(admin: &Admin, namespace: &str) -> Result<bool, Failure> {
+    let body = r#"{"metadata":{"labels":{"liqo.io/scheduling-enabled":null,"sluice.internal/home":null}}}"#;
+    match admin.call(Verb::Merge, &NAMESPACES.object(None, namespace), Some(body)) {
+        Reply::Done(_) => Ok(true),
+        Reply::NotFound => Ok(false),
+        reply => Err(Failure::new("api", explain(&format!("namespace {namespace}"), &reply), "")),
+    }
+}
+
+fn gone(admin: &Admin, namespaces: &[&Name], watch: &Stopwatch) -> Result<(), Failure> {
+    for namespace in namespaces {
+        while !matches!(admin.call(Verb::Get, &NAMESPACES.object(None, &namespace.name), None), Reply::NotFound) {
+            if watch.passed() > PATIENCE {
+                let message = format!("namespace {} is still there after {} s", namespace.name, PATIENCE.as_secs());
+                return Err(Failure::new("timeout", message, "kubectl describe namespace says what holds it; then run the same command again"));
+            }
+            Stopwatch::pause(Duration::from_millis(300));
+        }
+    }
+    Ok(())
+}

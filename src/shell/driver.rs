@@ -1,0 +1,479 @@
+//! The daemon's loop. One task owns the edge; everything else is a mailbox of small values.
+//!
+//! A turn: 1 what the edge wants done, 2 at most 64 datagrams and 3 packets (the pump), 4 timers, 5 at most 8 values of every mailbox; then
+//! again, or sleep until the next of them. A packet never waits for more than a small step of control work.
+//! It decides nothing: it reads clocks, hands inputs in and carries outputs out.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::api::{Api, Notice, Target};
+use super::dial::{self, Through, Way};
+use super::kubeconfig;
+use super::listener::{Answer, Asked, Control};
+use super::local::Line;
+use super::log::{chain, log};
+use super::prepare::{Prepared, TOKEN_LIFE};
+use super::pump::{Core, Pump};
+use super::run::{self, TICK};
+use super::store::Store;
+use super::tls::{self, Times, Witness};
+use super::upkeep::Upkeep;
+use super::verbs::Verbs;
+use super::{setup, time};
+use crate::clock::{Instant, Now};
+use crate::config::Config;
+use crate::edge::{AgentEvent, AskId, Checksum, Edge, Facts, Order, Output, Owner, Progress, Request, RequestId, Seen, Verdict, WatchId};
+use crate::identity::{CONTROL_PORT, PeerId};
+use crate::kube::call::{Body, Call, Cluster, Verb};
+use crate::kube::reply::Reply;
+use crate::kube::watch::Told;
+
+/// Values of one mailbox a turn.
+const LETTERS: usize = 8;
+/// Places of the mailboxes that the driver's own tasks write to.
+const MAILBOX: usize = 32;
+/// How long a question to a peer may take; what answers it waits for its own API server.
+const ASK: Duration = Duration::from_secs(30);
+/// The pause before the daemon's own token is asked for again.
+const TOKEN_AGAIN: Duration = Duration::from_secs(10);
+/// How often a peer's clock is taken down as a witness.
+const WITNESS: Duration = Duration::from_secs(30);
+
+/// Who made a call.
+#[derive(Clone, Copy, Debug)]
+enum Caller {
+    Edge(Owner),
+    /// The driver itself, for the daemon's own token.
+    Token,
+}
+
+type Answered = (AskId, Result<(u16, Vec<u8>), String>);
+
+/// What reaches the driver.
+pub struct Mailboxes {
+    asked: mpsc::Receiver<Asked>,
+    lines: mpsc::Receiver<Line>,
+    notices: mpsc::Receiver<Notice>,
+    prepared: mpsc::Receiver<Result<Prepared, String>>,
+    replies: (mpsc::Sender<(Caller, Reply)>, mpsc::Receiver<(Caller, Reply)>),
+    told: (mpsc::Sender<(u32, Told<Seen>)>, mpsc::Receiver<(u32, Told<Seen>)>),
+    answers: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
+    resolved: (mpsc::Sender<(PeerId, Vec<SocketAddr>)>, mpsc::Receiver<(PeerId, Vec<SocketAddr>)>),
+}
+
+impl Mailboxes {
+    /// The four that others write to; the rest are the driver's own.
+    pub fn new(
+        asked: mpsc::Receiver<Asked>,
+        lines: mpsc::Receiver<Line>,
+        notices: mpsc::Receiver<Notice>,
+        prepared: mpsc::Receiver<Result<Prepared, String>>,
+    ) -> Mailboxes {
+        let (replies, told, answers, resolved) = (mpsc::channel(MAILBOX), mpsc::channel(MAILBOX), mpsc::channel(MAILBOX), mpsc::channel(MAILBOX));
+        Mailboxes { asked, lines, notices, prepared, replies, told, answers, resolved }
+    }
+}
+
+/// One value of any mailbox.
+enum Letter {
+    Asked(Asked),
+    Line(Line),
+    Notice(Notice),
+    Prepared(Box<Result<Prepared, String>>),
+    Reply(Caller, Reply),
+    Told(u32, Told<Seen>),
+    Answer(Answered),
+    Resolved(PeerId, Vec<SocketAddr>),
+}
+
+impl Mailboxes {
+    /// Waits for the next value.
+    async fn next(&mut self) -> Letter {
+        tokio::select! {
+            Some(asked) = self.asked.recv() => Letter::Asked(asked),
+            Some(line) = self.lines.recv() => Letter::Line(line),
+            Some(notice) = self.notices.recv() => Letter::Notice(notice),
+            Some(prepared) = self.prepared.recv() => Letter::Prepared(Box::new(prepared)),
+            Some((caller, reply)) = self.replies.1.recv() => Letter::Reply(caller, reply),
+            Some((id, told)) = self.told.1.recv() => Letter::Told(id, told),
+            Some(answer) = self.answers.1.recv() => Letter::Answer(answer),
+            Some((peer, found)) = self.resolved.1.recv() => Letter::Resolved(peer, found),
+            else => std::future::pending().await,
+        }
+    }
+
+    /// At most [`LETTERS`] more values, those that lie there already.
+    fn more(&mut self) -> Option<Letter> {
+        let mailboxes = &mut *self;
+        None.or_else(|| mailboxes.replies.1.try_recv().ok().map(|(c, r)| Letter::Reply(c, r)))
+            .or_else(|| mailboxes.told.1.try_recv().ok().map(|(i, t)| Letter::Told(i, t)))
+            .or_else(|| mailboxes.asked.try_recv().ok().map(Letter::Asked))
+            .or_else(|| mailboxes.answers.1.try_recv().ok().map(Letter::Answer))
+            .or_else(|| mailboxes.lines.try_recv().ok().map(Letter::Line))
+    }
+}
+
+/// The pump moves packets for an edge; it needs the real wall clock beside the program's.
+struct Packets<'a>(&'a mut Edge);
+
+impl Core for Packets<'_> {
+    fn datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Now, out: &mut [u8]) -> Verdict {
+        self.0.handle_datagram(from, datagram, now, time::real_wall, out)
+    }
+
+    fn packet(&mut self, packet: &mut [u8], checksum: Checksum, now: Now, out: &mut [u8]) -> Verdict {
+        self.0.handle_packet(packet, checksum, now, out)
+    }
+
+    fn poll(&mut self, now: Now, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
+        self.0.poll_datagram(now, out)
+    }
+}
+
+/// The daemon.
+pub struct Driver {
+    config: Config,
+    edge: Edge,
+    facts: Facts,
+    pump: Pump,
+    upkeep: Upkeep,
+    store: Store,
+    api: Api,
+    control: Control,
+    times: Times,
+    mailboxes: Mailboxes,
+    verbs: Verbs,
+    waiting: BTreeMap<u32, oneshot::Sender<Answer>>,
+    requests: u32,
+    tick: Instant,
+    witnesses: Instant,
+    token: Option<Instant>,
+}
+
+impl Driver {
+    /// Everything is open; nothing has been done yet.
+    #[expect(clippy::too_many_arguments, reason = "the daemon's parts, handed over once by run.rs")]
+    pub fn new(
+        config: Config,
+        edge: Edge,
+        facts: Facts,
+        pump: Pump,
+        upkeep: Upkeep,
+        store: Store,
+        api: Api,
+        control: Control,
+        times: Times,
+        mailboxes: Mailboxes,
+    ) -> Driver {
+        let now = time::mono();
+        Driver {
+            verbs: Verbs::new(pump.port(), now),
+            config,
+            edge,
+            facts,
+            pump,
+            upkeep,
+            store,
+            api,
+            control,
+            times,
+            mailboxes,
+            waiting: BTreeMap::new(),
+            requests: 0,
+            tick: now + TICK,
+            witnesses: now + WITNESS,
+            token: None,
+        }
+    }
+
+    /// Runs until a signal comes.
+    ///
+    /// # Errors
+    /// What the daemon cannot live with: the device is gone, the cluster cannot be served.
+    pub async fn run(mut self) -> Result<(), String> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals cannot be had: {e}"))?;
+        loop {
+            self.turn()?;
+            let now = time::mono();
+            let mut until = self.tick;
+            for due in [self.edge.poll_timeout(), self.token, self.verbs.poll_timeout()].into_iter().flatten() {
+                until = until.min(due);
+            }
+            let letter = tokio::select! {
+                ready = self.pump.ready() => { ready.map_err(|e| format!("the socket or the device cannot be read: {e}"))?; None }
+                letter = self.mailboxes.next() => Some(letter),
+                () = tokio::time::sleep(until.since(now)) => None,
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            };
+            let mut next = letter;
+            for _ in 0..LETTERS {
+                let Some(letter) = next.take().or_else(|| self.mailboxes.more()) else { break };
+                self.take(letter)?;
+            }
+        }
+        log!(Info, "run", "told to stop");
+        self.upkeep.remove().map_err(|e| chain(&e).to_string())
+    }
+
+    fn turn(&mut self) -> Result<(), String> {
+        let now = time::now();
+        self.outputs(now);
+        self.pump.turn(&mut Packets(&mut self.edge), now).map_err(|_| format!("the device {} was deleted", self.config.interface))?;
+        self.edge.handle_timeout(now);
+        self.outputs(now);
+        self.pump.flush(&mut Packets(&mut self.edge), now);
+        if now.mono >= self.tick {
+            self.tick = now.mono + TICK;
+            self.look(now)?;
+        }
+        if self.token.is_some_and(|due| now.mono >= due) {
+            self.token = Some(now.mono + TOKEN_AGAIN);
+            self.renew_token();
+        }
+        self.verbs.handle_timeout(now, &mut self.edge);
+        Ok(())
+    }
+
+    /// Looks whether the kernel still holds what it should.
+    fn look(&mut self, now: Now) -> Result<(), String> {
+        let tick = self.upkeep.tick();
+        if tick.tun_gone {
+            return Err(format!("the device {} was deleted", self.config.interface));
+        }
+        if tick.host_changed
+            && let Some(facts) = run::renewed(&self.facts, &self.config, &mut self.upkeep)
+            && facts != self.facts
+        {
+            let _ = self.edge.gateway().set_local(&facts.pods, &run::barred(&facts));
+            self.edge.authority().set_facts(facts.clone());
+            self.facts = facts;
+            self.edge.handshakes(now);
+        }
+        if now.mono >= self.witnesses {
+            self.witnesses = now.mono + WITNESS;
+            let peers: Vec<PeerId> = self.edge.authority().ledger().peers.iter().map(|p| p.row).collect();
+            for peer in peers {
+                if let Some(time) = self.edge.authority().peer_time(peer, now) {
+                    self.times.vouch(Witness::Peer(peer), time);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, letter: Letter) -> Result<(), String> {
+        let now = time::now();
+        match letter {
+            Letter::Asked(asked) => self.asked(asked, now),
+            Letter::Line(line) => {
+                let invited = self.verbs.handle(line, &mut self.edge, &self.config, &self.facts, now);
+                // What a verb changes must be on the disk before it is told.
+                self.outputs(now);
+                if let Some(invited) = invited {
+                    self.verbs.invited(invited, &mut self.edge);
+                }
+            }
+            Letter::Notice(Notice::Unauthorized(Cluster::Peer(peer))) => self.edge.handle_unauthorized(peer, now),
+            Letter::Notice(Notice::Unauthorized(Cluster::Home)) => self.token = self.token.map(|due| due.min(now.mono)),
+            Letter::Prepared(prepared) => self.prepared((*prepared)?, now)?,
+            Letter::Reply(Caller::Edge(owner), reply) => self.edge.handle_reply(owner, reply, now),
+            Letter::Reply(Caller::Token, reply) => self.token_came(reply, now),
+            Letter::Told(id, told) => self.edge.handle_told(WatchId(id), told, now),
+            Letter::Answer((ask, answer)) => self.edge.handle_answer(ask, answer, now),
+            Letter::Resolved(peer, found) => self.edge.resolved(peer, &found, now),
+        }
+        self.outputs(now);
+        Ok(())
+    }
+
+    fn asked(&mut self, asked: Asked, now: Now) {
+        self.requests = self.requests.wrapping_add(1);
+        self.waiting.retain(|_, answer| !answer.is_closed());
+        self.waiting.insert(self.requests, asked.answer);
+        let request = Request { from: asked.from, method: &asked.method, path: &asked.path, bearer: asked.bearer.as_deref(), body: &asked.body };
+        self.edge.handle_request(RequestId(self.requests), &request, now);
+    }
+
+    fn outputs(&mut self, now: Now) {
+        let mut host = false;
+        while let Some(output) = self.edge.poll_output(now, time::real_wall, self.api.has_room()) {
+            match output {
+                Output::Host => host = true,
+                other => {
+                    // Addresses stand before anybody is told to use them.
+                    if std::mem::take(&mut host) {
+                        self.host();
+                    }
+                    self.output(other, now);
+                }
+            }
+        }
+        if host {
+            self.host();
+        }
+    }
+
+    fn host(&mut self) {
+        if let Err(why) = self.upkeep.set(run::wanted(&self.config, &self.edge)) {
+            log!(Warn, "link", "{}", chain(&why));
+        }
+    }
+
+    fn output(&mut self, output: Output, now: Now) {
+        match output {
+            Output::Save(text) => {
+                let written = self.store.save(&text).map_err(|e| chain(&e).to_string());
+                if let Err(why) = &written {
+                    log!(Warn, "store", "{why}");
+                }
+                self.edge.saved(written, now);
+            }
+            Output::Answer { request, status, body } => {
+                if let Some(answer) = self.waiting.remove(&request.0) {
+                    let _ = answer.send(Answer::Json(status, body.into_bytes()));
+                }
+            }
+            Output::Passage { request, .. } => {
+                if let Some(answer) = self.waiting.remove(&request.0) {
+                    let _ = answer.send(Answer::Passage);
+                }
+            }
+            Output::Ask { ask, to, path, bearer, body } => self.ask(ask, to, path, bearer, body),
+            Output::Call(owner, call) => self.api.call(Caller::Edge(owner), call, self.mailboxes.replies.0.clone()),
+            Output::Target { peer, to, bearer, token, ca, name } => match tls::Client::new(ca.as_bytes(), &name, None, &self.times) {
+                Ok(tls) => {
+                    let target = Target { way: self.way(to), passage: Some(bearer), tls, host: name, token: Some(token) };
+                    self.api.set_target(Cluster::Peer(peer), target);
+                }
+                Err(why) => log!(Warn, "api", "a peer's credential cannot be used: {why}"),
+            },
+            Output::NoTarget(peer) => {
+                self.api.remove_target(Cluster::Peer(peer));
+                self.times.forget(Witness::Peer(peer));
+            }
+            Output::Returned(peer) => self.api.drop_connections(Cluster::Peer(peer)),
+            Output::Closed { from } => self.control.close(from),
+            Output::Resolve(peer, names) => self.resolve(peer, names),
+            Output::Watch(Order::Open { id, kind, watch }) => {
+                self.api.open_watch(id.0, watch, move |json: &[u8]| crate::offload::read(kind, json), self.mailboxes.told.0.clone());
+            }
+            Output::Watch(Order::Close { id }) => self.api.close_watch(id.0),
+            Output::Progress(peer, progress) => {
+                log_progress(peer, &progress);
+                self.verbs.progress(peer, progress, &mut self.edge, now);
+            }
+            Output::Said(event) => {
+                log_event(&event);
+                self.verbs.said(&event, &mut self.edge, now);
+            }
+            Output::Gone(peer, cluster) => {
+                log!(Info, "peering", "the peering in row {} has ended", peer.0);
+                self.verbs.gone(peer, &cluster, &mut self.edge);
+            }
+            Output::Host => {}
+        }
+    }
+
+    /// The way to a peer's control end.
+    fn way(&self, to: Ipv4Addr) -> Way {
+        let through = Through { source: self.edge.external().own_control(), interface: self.config.interface.clone() };
+        Way { to: SocketAddr::from((to, CONTROL_PORT)), through: Some(through) }
+    }
+
+    fn ask(&self, ask: AskId, to: Ipv4Addr, path: &'static str, bearer: String, body: String) {
+        let (way, answers) = (self.way(to), self.mailboxes.answers.0.clone());
+        tokio::spawn(async move {
+            let exchange = dial::ask(&way, path, Some(&bearer), body.as_bytes());
+            let answer = tokio::time::timeout(ASK, exchange).await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+            let _ = answers.send((ask, answer)).await;
+        });
+    }
+
+    fn resolve(&self, peer: PeerId, names: Vec<(heapless::String<64>, u16)>) {
+        let resolved = self.mailboxes.resolved.0.clone();
+        tokio::spawn(async move {
+            let mut found = Vec::new();
+            for (name, port) in &names {
+                match tokio::net::lookup_host((name.as_str(), *port)).await {
+                    Ok(addresses) => found.extend(addresses.take(crate::budget::ENDPOINTS)),
+                    Err(why) => log!(Info, "run", "a peer's host name cannot be resolved: {why}"),
+                }
+            }
+            let _ = resolved.send((peer, found)).await;
+        });
+    }
+
+    /// The cluster is ready, or cannot be served.
+    fn prepared(&mut self, prepared: Prepared, now: Now) -> Result<(), String> {
+        let Prepared { access, address, token, lifetime, nodes, architecture, version } = prepared;
+        let tls = tls::Client::new(&access.ca, &access.name, None, &self.times).map_err(|e| format!("the kubeconfig's CA cannot be used: {e}"))?;
+        let way = Way { to: address, through: None };
+        self.api.set_target(Cluster::Home, Target { way, passage: None, tls, host: format!("{}:{}", access.host, access.port), token: Some(token) });
+        if self.config.api_server.is_none() {
+            self.control.lead_to(address);
+        }
+        // A mounted token is renewed by the kubelet and read again half an hour from now.
+        self.token = Some(now.mono + lifetime.unwrap_or(Duration::from_secs(TOKEN_LIFE)) * 2 / 3);
+        let ca = String::from_utf8(access.ca).map_err(|_| "the kubeconfig's CA is no text".to_owned())?;
+        self.facts = Facts { nodes, architecture, ca, ..self.facts.clone() };
+        self.edge.authority().set_facts(self.facts.clone());
+        self.edge.authority().note_good_time(now.wall);
+        self.edge.set_kubelet_version(&version);
+        self.verbs.set_kubernetes(version);
+        log!(Info, "run", "the API server answers; the daemon runs on its own account from here on");
+        Ok(())
+    }
+
+    fn renew_token(&self) {
+        let mounted = Path::new(kubeconfig::MOUNTED).join("token");
+        if !Path::new(&self.config.kubeconfig).exists()
+            && let Ok(token) = kubeconfig::token_file(&mounted, &kubeconfig::read_file)
+        {
+            self.api.set_token(Cluster::Home, token);
+            return;
+        }
+        let body = format!(r#"{{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{{"expirationSeconds":{TOKEN_LIFE}}}}}"#);
+        let path = "/api/v1/namespaces/sluice/serviceaccounts/sluice/token".to_owned();
+        let call = Call { to: Cluster::Home, verb: Verb::Create, path, body: Body::Json(body) };
+        self.api.call(Caller::Token, call, self.mailboxes.replies.0.clone());
+    }
+
+    fn token_came(&mut self, reply: Reply, now: Now) {
+        match reply {
+            Reply::Done(body) => match setup::read_minted(&body) {
+                Ok(minted) => {
+                    self.token = Some(now.mono + Duration::from_secs(minted.seconds) * 2 / 3);
+                    self.api.set_token(Cluster::Home, minted.token);
+                }
+                Err(why) => log!(Warn, "api", "{why}"),
+            },
+            other => log!(Warn, "api", "the daemon's own token could not be renewed, trying again: {other:?}"),
+        }
+    }
+}
+
+/// What an operator wants to see of a peering.
+fn log_progress(peer: PeerId, progress: &Progress) {
+    match progress {
+        Progress::Linked => log!(Info, "peering", "the peering in row {} is linked", peer.0),
+        Progress::Failed(refusal) => log!(Warn, "peering", "the join in row {} failed: {}", peer.0, refusal.message),
+        Progress::Left { told } => log!(Info, "peering", "the peering in row {} is left; the peer {}", peer.0, if *told { "knows" } else { "will be told" }),
+        other => log!(Debug, "peering", "row {}: {other:?}", peer.0),
+    }
+}
+
+fn log_event(event: &AgentEvent) {
+    match event {
+        AgentEvent::NodeReady { peer } => log!(Info, "offload", "the virtual node of row {} is ready", peer.0),
+        AgentEvent::NodeTaken { .. } | AgentEvent::Full { .. } | AgentEvent::Trouble { .. } => log!(Warn, "offload", "{event:?}"),
+        other => log!(Debug, "offload", "{other:?}"),
+    }
+}
