@@ -20,9 +20,9 @@ mod session;
 mod verdict;
 mod waiting;
 
-pub use gateway::{Full, Gateway, Refused};
+pub use gateway::Gateway;
 pub use peer::{PeerSpec, PeerStatus};
 pub use reach::Addresses;
 pub use remap::Checksum;
 pub use session::public_key;
-pub use verdict::{Drops, Event, Reason, Verdict};
+pub use verdict::{Drops, Event, Full, Reason, Refused, Verdict};

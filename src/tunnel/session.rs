@@ -87,11 +87,9 @@ pub(crate) struct Door {
     open: Arc<RateLimiter>,
 }
 
-/// What the door makes of an initiation.
-pub(crate) enum Admission {
-    /// It was made for us by the holder of this key (unless replayed).
-    From(PublicKey),
-    /// Too many: `out` begins with a cookie of this length.
+/// Why a handshake message gets no further than the door.
+pub(crate) enum Stopped {
+    /// Too many: `out` begins with a cookie of this length, which the sender must show with its next try.
     Cookie(usize),
     /// Not for us.
     Refused(Reason),
@@ -110,31 +108,26 @@ impl Door {
         PublicKey(self.public.to_bytes())
     }
 
-    /// Checks an initiation and tells whose it is. `out` holds at least [`COOKIE`] bytes.
-    pub(crate) fn admit(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Admission {
-        self.gate.reset_count();
-        let initiation = match self.gate.verify_packet(Some(from), datagram, out) {
-            Ok(Packet::HandshakeInit(initiation)) => initiation,
-            Ok(_) => return Admission::Refused(Reason::MalformedDatagram),
-            Err(TunnResult::WriteToNetwork(cookie)) => return Admission::Cookie(cookie.len()),
-            Err(TunnResult::Err(error)) => return Admission::Refused(reason(&error)),
-            Err(_) => return Admission::Refused(Reason::HandshakeRefused),
-        };
-        match parse_handshake_anon(&self.secret, &self.public, &initiation) {
-            Ok(half) => Admission::From(PublicKey(half.peer_static_public)),
-            Err(_) => Admission::Refused(Reason::HandshakeRefused),
-        }
+    /// Checks an initiation and tells whose it is, unless it is replayed. `out` holds at least [`COOKIE`] bytes.
+    pub(crate) fn admit(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Result<PublicKey, Stopped> {
+        let Packet::HandshakeInit(initiation) = self.verify(from, datagram, out)? else { return Err(Stopped::Refused(Reason::MalformedDatagram)) };
+        let half = parse_handshake_anon(&self.secret, &self.public, &initiation).map_err(|_| Stopped::Refused(Reason::HandshakeRefused))?;
+        Ok(PublicKey(half.peer_static_public))
     }
 
-    /// Checks a handshake response before its session does; `None` when it may go on. `out` holds at least [`COOKIE`] bytes.
-    pub(crate) fn screen(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Option<Admission> {
+    /// Checks a handshake response before its session does. `out` holds at least [`COOKIE`] bytes.
+    pub(crate) fn screen(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Result<(), Stopped> {
+        self.verify(from, datagram, out).map(|_| ())
+    }
+
+    fn verify<'a>(&self, from: IpAddr, datagram: &'a [u8], out: &mut [u8]) -> Result<Packet<'a>, Stopped> {
+        // Counts anew if a second has passed.
         self.gate.reset_count();
-        match self.gate.verify_packet(Some(from), datagram, out) {
-            Ok(_) => None,
-            Err(TunnResult::WriteToNetwork(cookie)) => Some(Admission::Cookie(cookie.len())),
-            Err(TunnResult::Err(error)) => Some(Admission::Refused(reason(&error))),
-            Err(_) => Some(Admission::Refused(Reason::HandshakeRefused)),
-        }
+        self.gate.verify_packet(Some(from), datagram, out).map_err(|stopped| match stopped {
+            TunnResult::WriteToNetwork(cookie) => Stopped::Cookie(cookie.len()),
+            TunnResult::Err(error) => Stopped::Refused(reason(&error)),
+            _ => Stopped::Refused(Reason::HandshakeRefused),
+        })
     }
 }
 

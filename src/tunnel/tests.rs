@@ -1,6 +1,6 @@
 //! Two gateways face to face, in memory, under a clock of their own.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::*;
 use crate::identity::{CONTROL_PORT, End};
