@@ -18,6 +18,7 @@ use crate::tunnel::peer::Peer;
 use crate::tunnel::reach::Local;
 use crate::tunnel::remap::{self, Checksum};
 use crate::tunnel::session::{Door, Keys, Opened, Session, Stamps, Stopped, set_clock};
+use crate::tunnel::sources::Sources;
 use crate::tunnel::waiting::{Taken, Waiting};
 use crate::tunnel::{Drops, Event, Full, PeerSpec, PeerStatus, Reason, Refused, Verdict};
 
@@ -26,6 +27,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The state of all tunnels of this host.
 pub struct Gateway {
     door: Door,
+    sources: Sources,
     stamps: Stamps,
     /// The time of the call under way; never goes back, boringtun would not survive that.
     now: Now,
@@ -49,6 +51,7 @@ impl Gateway {
         set_clock(now.mono);
         Gateway {
             door: Door::new(secret),
+            sources: Sources::new(now.mono),
             stamps: Stamps::new(floor, now, system),
             now,
             local: Local::default(),
@@ -253,9 +256,12 @@ impl Gateway {
     }
 
     fn initiation(&mut self, from: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Verdict {
-        let key = match self.door.admit(from.ip(), datagram, out) {
+        if let Some(stopped) = self.screen(from, datagram, out) {
+            return stopped;
+        }
+        let key = match self.door.whose(datagram) {
             Ok(key) => key,
-            Err(stopped) => return self.stop(from, stopped),
+            Err(reason) => return self.drop(reason),
         };
         let Some(row) = self.row_of(&key) else { return Verdict::Unknown(key) };
         self.freshen(row);
@@ -271,18 +277,21 @@ impl Gateway {
         }
     }
 
-    fn stop(&mut self, to: SocketAddr, stopped: Stopped) -> Verdict {
-        match stopped {
-            Stopped::Cookie(len) => Verdict::ToPeer { to, len },
-            Stopped::Refused(reason) => self.drop(reason),
+    /// Stops a handshake message made for the door's key that must not cost a key agreement.
+    fn screen(&mut self, from: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Option<Verdict> {
+        match self.door.check(from.ip(), datagram, out) {
+            Err(Stopped::Cookie(len)) => Some(Verdict::ToPeer { to: from, len }),
+            Err(Stopped::Refused(reason)) => Some(self.drop(reason)),
+            Ok(()) if !self.sources.admit(from.ip(), self.now.mono) => Some(self.drop(Reason::UnderLoad)),
+            Ok(()) => None,
         }
     }
 
     /// A message that carries an index of ours.
     fn message(&mut self, row: usize, receiver: u32, from: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Verdict {
         let screened = datagram[0] == 2 && self.peers[row].as_ref().is_some_and(|peer| peer.answers);
-        if screened && let Err(stopped) = self.door.screen(from.ip(), datagram, out) {
-            return self.stop(from, stopped);
+        if screened && let Some(stopped) = self.screen(from, datagram, out) {
+            return stopped;
         }
         self.freshen(row);
         let mono = self.now.mono;

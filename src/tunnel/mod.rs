@@ -17,6 +17,7 @@ mod peer;
 mod reach;
 pub mod remap;
 mod session;
+mod sources;
 mod verdict;
 mod waiting;
 

@@ -108,26 +108,23 @@ impl Door {
         PublicKey(self.public.to_bytes())
     }
 
-    /// Checks an initiation and tells whose it is, unless it is replayed. `out` holds at least [`COOKIE`] bytes.
-    pub(crate) fn admit(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Result<PublicKey, Stopped> {
-        let Packet::HandshakeInit(initiation) = self.verify(from, datagram, out)? else { return Err(Stopped::Refused(Reason::MalformedDatagram)) };
-        let half = parse_handshake_anon(&self.secret, &self.public, &initiation).map_err(|_| Stopped::Refused(Reason::HandshakeRefused))?;
-        Ok(PublicKey(half.peer_static_public))
-    }
-
-    /// Checks a handshake response before its session does. `out` holds at least [`COOKIE`] bytes.
-    pub(crate) fn screen(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Result<(), Stopped> {
-        self.verify(from, datagram, out).map(|_| ())
-    }
-
-    fn verify<'a>(&self, from: IpAddr, datagram: &'a [u8], out: &mut [u8]) -> Result<Packet<'a>, Stopped> {
+    /// Checks the MACs of a handshake message, before any key agreement. `out` holds at least [`COOKIE`] bytes.
+    pub(crate) fn check(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Result<(), Stopped> {
         // Counts anew if a second has passed.
         self.gate.reset_count();
-        self.gate.verify_packet(Some(from), datagram, out).map_err(|stopped| match stopped {
-            TunnResult::WriteToNetwork(cookie) => Stopped::Cookie(cookie.len()),
-            TunnResult::Err(error) => Stopped::Refused(reason(&error)),
-            _ => Stopped::Refused(Reason::HandshakeRefused),
-        })
+        match self.gate.verify_packet(Some(from), datagram, out) {
+            Ok(_) => Ok(()),
+            Err(TunnResult::WriteToNetwork(cookie)) => Err(Stopped::Cookie(cookie.len())),
+            Err(TunnResult::Err(error)) => Err(Stopped::Refused(reason(&error))),
+            Err(_) => Err(Stopped::Refused(Reason::HandshakeRefused)),
+        }
+    }
+
+    /// Whose initiation it is, unless it is replayed; one key agreement.
+    pub(crate) fn whose(&self, initiation: &[u8]) -> Result<PublicKey, Reason> {
+        let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(initiation) else { return Err(Reason::MalformedDatagram) };
+        let half = parse_handshake_anon(&self.secret, &self.public, &initiation).map_err(|_| Reason::HandshakeRefused)?;
+        Ok(PublicKey(half.peer_static_public))
     }
 }
 

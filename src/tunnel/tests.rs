@@ -764,7 +764,8 @@ fn under_a_flood_the_sender_must_prove_its_address() {
     knowing.add(spec(0, public_key(&secret(1)), &[home.address], plain(&["0.0.0.0/0"])), now);
     let (_, initiation) = knowing.sent.pop().expect("an initiation");
     let verdicts: Vec<_> = (0..30).map(|_| home.hear(flooder, &initiation, now)).collect();
-    assert!(verdicts[..19].iter().all(|verdict| matches!(verdict, Verdict::Unknown(_))));
+    assert!(verdicts[..5].iter().all(|verdict| matches!(verdict, Verdict::Unknown(_))));
+    assert!(verdicts[5..19].iter().all(|verdict| *verdict == Verdict::Dropped(Reason::UnderLoad)));
     assert!(verdicts[20..].iter().all(|verdict| *verdict == Verdict::ToPeer { to: flooder, len: 64 }));
     home.sent.clear();
     // A peer is asked for the proof too, and gives it with its next try.

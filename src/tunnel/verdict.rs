@@ -123,7 +123,7 @@ reasons! {
     UnknownIndex = "unknown_index",
     /// A handshake message whose first MAC is not made for our key.
     BadMac = "bad_mac",
-    /// A handshake message over the rate limit that cannot be answered with a cookie.
+    /// A handshake message over its source's share.
     UnderLoad = "under_load",
     /// An initiation whose stamp is not above the last one: a replay, or a peer whose clock went back.
     StaleInitiation = "stale_initiation",
