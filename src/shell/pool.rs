@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::dial::{STEP, Way, dial};
@@ -44,13 +44,11 @@ pub(super) struct Server {
     pub(super) calls: Semaphore,
     /// Counts the times all connections were dropped; whoever waits on one gives up when it changes.
     pub(super) dropped: watch::Sender<u64>,
-    /// Told when it is worth trying at once: a new token, a path that is back.
-    pub(super) wake: Notify,
 }
 
 impl Server {
     pub(super) fn new(target: Target) -> Server {
-        Server { target: Mutex::new(target), idle: Mutex::default(), calls: Semaphore::new(CALLS_EACH), dropped: watch::Sender::new(0), wake: Notify::new() }
+        Server { target: Mutex::new(target), idle: Mutex::default(), calls: Semaphore::new(CALLS_EACH), dropped: watch::Sender::new(0) }
     }
 
     /// The Host header and the token of now.
@@ -61,14 +59,12 @@ impl Server {
 
     pub(super) fn set_token(&self, token: String) {
         self.target.lock().unwrap_or_else(PoisonError::into_inner).token = Some(token);
-        self.wake.notify_waiters();
     }
 
     /// Closes what is idle and makes everything under way give up.
     pub(super) fn drop_connections(&self) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.dropped.send_modify(|n| *n += 1);
-        self.wake.notify_waiters();
     }
 
     /// An idle connection that still seems good.
