@@ -1,6 +1,6 @@
 //! One API server: how to reach it, and its few connections kept for the next call or watch.
 //!
-//! Home is TCP and TLS; a peer is TCP to its control end, CONNECT through its API passage, then TLS end to end. `api` and
+//! Home is TCP and TLS; a peer is TCP to its control end, CONNECT through its API passage, TLS end to end right behind it. `api` and
 //! `watches` take a connection, and put it back when an exchange has left it reusable. It sends no request of its own but CONNECT.
 
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::dial::{STEP, Way, dial};
-use super::http::{Connection, Method, Request};
+use super::http::{Connection, Method, Request, Tunnel};
 use super::tls;
 use crate::budget::{CALLS_EACH, CONNECTIONS_IDLE};
 
@@ -34,7 +34,7 @@ pub struct Target {
 }
 
 /// A connection to an API server.
-pub(super) type Link = Connection<tls::Stream<TcpStream>>;
+pub(super) type Link = Connection<tls::Stream<Tunnel<TcpStream>>>;
 
 /// The state of one API server's connections.
 pub(super) struct Server {
@@ -104,17 +104,18 @@ impl Server {
     /// Opens a connection, or says which step failed and why.
     pub(super) async fn open(&self) -> Result<Link, String> {
         let target = self.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut stream = dial(&target.way).await?;
-        if let Some(bearer) = &target.passage {
-            let mut passage = Connection::new(stream);
-            let request = Request { method: Method::Connect, target: "api:443", host: "api:443", bearer: Some(bearer), body: None };
-            let response = passage.exchange(&request, STEP).await.map_err(|e| format!("the peer's API passage: {e}"))?;
-            if response.status != 200 {
-                return Err(format!("the peer's API passage answered {}", response.status));
+        let stream = dial(&target.way).await?;
+        let tunnel = match &target.passage {
+            None => Tunnel::direct(stream),
+            Some(bearer) => {
+                let request = Request { method: Method::Connect, target: "api:443", host: "api:443", bearer: Some(bearer), body: None };
+                Tunnel::through(stream, &request, STEP).await.map_err(|e| format!("the peer's API passage: {e}"))?
             }
-            stream = passage.into_stream().map_err(|e| format!("the peer's API passage: {e}"))?;
-        }
-        let handshake = timeout(STEP, target.tls.connect(stream)).await.map_err(|_| "the TLS handshake took too long".to_owned())?;
-        Ok(Connection::new(handshake.map_err(|e| format!("the TLS handshake failed: {e}"))?))
+        };
+        let handshake = timeout(STEP, target.tls.connect(tunnel)).await.map_err(|_| "the TLS handshake took too long".to_owned())?;
+        handshake.map(Connection::new).map_err(|e| match e.kind() {
+            std::io::ErrorKind::ConnectionRefused => format!("the peer's API passage: {e}"),
+            _ => format!("the TLS handshake failed: {e}"),
+        })
     }
 }
