@@ -33,7 +33,7 @@ pub struct Call {
     pub to: Cluster,
     /// What.
     pub verb: Verb,
-    /// Path and query, percent-encoded, beginning with `/`; made by [`Path`] or literal.
+    /// Path and query, percent-encoded, beginning with `/`; made by [`Resource`] or literal.
     pub path: String,
     /// What is sent.
     pub body: Body,
