@@ -27,7 +27,7 @@ pub enum Told<V> {
     Synced(String),
     /// Nothing changed, but the stream has come to this version.
     Bookmark(String),
-    /// The stream ended; resume from the last version told.
+    /// The stream ended; resume from the last version told (a `Bookmark` right before tells the last that counts), or anew if none was.
     Cut,
     /// The version asked for is gone (410): begin anew, without one.
     Expired,

@@ -114,8 +114,8 @@ impl Api {
     /// A renewed token, used from the next request on; open watches go on under the old one.
     pub fn set_token(&self, cluster: Cluster, token: String) {
         if let Some(server) = self.0.server(cluster) {
-            self.0.watches.forgive(cluster);
             server.set_token(token);
+            self.0.watches.forgive(cluster);
         }
     }
 
@@ -123,8 +123,8 @@ impl Api {
     /// `Cut` and may be opened again at once.
     pub fn drop_connections(&self, cluster: Cluster) {
         if let Some(server) = self.0.server(cluster) {
-            self.0.watches.forgive(cluster);
             server.drop_connections();
+            self.0.watches.forgive(cluster);
         }
     }
 

@@ -401,7 +401,9 @@ mod tests {
         });
         let (api, _notices) = api();
         let peer = Cluster::Peer(PeerId(0));
-        for (bearer, expected) in [("proof", Reply::Done(b"through".to_vec())), ("guess", Reply::Unreachable("the peer's API passage answered 401".into()))] {
+        for (bearer, expected) in
+            [("proof", Reply::Done(b"through".to_vec())), ("guess", Reply::Unreachable("the peer's API passage: CONNECT was answered 401".into()))]
+        {
             let mut target = fake.target();
             target.way = way.clone();
             target.passage = Some(bearer.into());

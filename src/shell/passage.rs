@@ -1,6 +1,6 @@
 //! The API passage's bytes: to and from, until both sides have ended or neither has spoken for long.
 //!
-//! Between reads nothing is held but the two sockets; [`PIECE`] bytes pass over the stack, and only what the other side does not
+//! Between reads nothing is held but the two sockets; 8 KiB pass over the stack, and only what the other side does not
 //! take at once is kept, before the next is read. Called by `listener` once a CONNECT was approved. It looks at no byte.
 
 use std::io;

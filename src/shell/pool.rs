@@ -1,17 +1,17 @@
 //! One API server: how to reach it, and its few connections kept for the next call or watch.
 //!
-//! Home is TCP and TLS; a peer is TCP to its control end, CONNECT through its API passage, then TLS end to end. `api` and
+//! Home is TCP and TLS; a peer is TCP to its control end, CONNECT through its API passage, TLS end to end right behind it. `api` and
 //! `watches` take a connection, and put it back when an exchange has left it reusable. It sends no request of its own but CONNECT.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::dial::{STEP, Way, dial};
-use super::http::{Connection, Method, Request};
+use super::http::{Connection, Method, Request, Tunnel};
 use super::tls;
 use crate::budget::{CALLS_EACH, CONNECTIONS_IDLE};
 
@@ -34,7 +34,7 @@ pub struct Target {
 }
 
 /// A connection to an API server.
-pub(super) type Link = Connection<tls::Stream<TcpStream>>;
+pub(super) type Link = Connection<tls::Stream<Tunnel<TcpStream>>>;
 
 /// The state of one API server's connections.
 pub(super) struct Server {
@@ -44,13 +44,11 @@ pub(super) struct Server {
     pub(super) calls: Semaphore,
     /// Counts the times all connections were dropped; whoever waits on one gives up when it changes.
     pub(super) dropped: watch::Sender<u64>,
-    /// Told when it is worth trying at once: a new token, a path that is back.
-    pub(super) wake: Notify,
 }
 
 impl Server {
     pub(super) fn new(target: Target) -> Server {
-        Server { target: Mutex::new(target), idle: Mutex::default(), calls: Semaphore::new(CALLS_EACH), dropped: watch::Sender::new(0), wake: Notify::new() }
+        Server { target: Mutex::new(target), idle: Mutex::default(), calls: Semaphore::new(CALLS_EACH), dropped: watch::Sender::new(0) }
     }
 
     /// The Host header and the token of now.
@@ -61,14 +59,12 @@ impl Server {
 
     pub(super) fn set_token(&self, token: String) {
         self.target.lock().unwrap_or_else(PoisonError::into_inner).token = Some(token);
-        self.wake.notify_waiters();
     }
 
     /// Closes what is idle and makes everything under way give up.
     pub(super) fn drop_connections(&self) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.dropped.send_modify(|n| *n += 1);
-        self.wake.notify_waiters();
     }
 
     /// An idle connection that still seems good.
@@ -108,17 +104,18 @@ impl Server {
     /// Opens a connection, or says which step failed and why.
     pub(super) async fn open(&self) -> Result<Link, String> {
         let target = self.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut stream = dial(&target.way).await?;
-        if let Some(bearer) = &target.passage {
-            let mut passage = Connection::new(stream);
-            let request = Request { method: Method::Connect, target: "api:443", host: "api:443", bearer: Some(bearer), body: None };
-            let response = passage.exchange(&request, STEP).await.map_err(|e| format!("the peer's API passage: {e}"))?;
-            if response.status != 200 {
-                return Err(format!("the peer's API passage answered {}", response.status));
+        let stream = dial(&target.way).await?;
+        let tunnel = match &target.passage {
+            None => Tunnel::direct(stream),
+            Some(bearer) => {
+                let request = Request { method: Method::Connect, target: "api:443", host: "api:443", bearer: Some(bearer), body: None };
+                Tunnel::through(stream, &request, STEP).await.map_err(|e| format!("the peer's API passage: {e}"))?
             }
-            stream = passage.into_stream().map_err(|e| format!("the peer's API passage: {e}"))?;
-        }
-        let handshake = timeout(STEP, target.tls.connect(stream)).await.map_err(|_| "the TLS handshake took too long".to_owned())?;
-        Ok(Connection::new(handshake.map_err(|e| format!("the TLS handshake failed: {e}"))?))
+        };
+        let handshake = timeout(STEP, target.tls.connect(tunnel)).await.map_err(|_| "the TLS handshake took too long".to_owned())?;
+        handshake.map(Connection::new).map_err(|e| match e.kind() {
+            std::io::ErrorKind::ConnectionRefused => format!("the peer's API passage: {e}"),
+            _ => format!("the TLS handshake failed: {e}"),
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -40,6 +40,8 @@ const ERROR_BODY: usize = 4096;
 pub(super) struct Watches {
     open: Mutex<BTreeMap<u32, AbortHandle>>,
     failed: Mutex<BTreeMap<(Cluster, String), Failure>>,
+    /// Rung when failures were forgotten.
+    forgiven: Notify,
 }
 
 #[derive(Clone, Copy)]
@@ -104,9 +106,22 @@ impl Api {
 }
 
 impl Watches {
-    /// Forgets the failures at a server, so that its watches are opened at once.
+    /// Forgets the failures at a server, so that its watches are opened at once, those that wait already too.
     pub(super) fn forgive(&self, cluster: Cluster) {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).retain(|(on, _), _| *on != cluster);
+        self.forgiven.notify_waiters();
+    }
+
+    /// Waits until the delay of this key is over or forgiven.
+    async fn delay(&self, key: &(Cluster, String)) {
+        loop {
+            let forgiven = self.forgiven.notified();
+            let Some(not_before) = self.not_before(key).filter(|at| *at > Instant::now()) else { return };
+            tokio::select! {
+                () = tokio::time::sleep_until(not_before) => {}
+                () = forgiven => {}
+            }
+        }
     }
 
     fn not_before(&self, key: &(Cluster, String)) -> Option<Instant> {
@@ -135,16 +150,8 @@ where
     R: Fn(&[u8]) -> Result<V, String>,
 {
     let key = (watch.on, watch.path.clone());
+    shared.watches.delay(&key).await;
     let server = shared.server(watch.on);
-    if let Some(not_before) = shared.watches.not_before(&key) {
-        match &server {
-            None => tokio::time::sleep_until(not_before).await,
-            Some(server) => tokio::select! {
-                () = tokio::time::sleep_until(not_before) => {}
-                () = server.wake.notified() => {}
-            },
-        }
-    }
     let mut progress = Progress { version: watch.from.clone(), bookmarked: watch.from.clone(), ..Progress::default() };
     let opened = Instant::now();
     let end = match &server {
@@ -528,5 +535,21 @@ mod tests {
         assert_eq!(fake.connections(), 2);
         api.close_watch(3);
         while heard.recv().await.is_some() {}
+    }
+
+    #[tokio::test]
+    async fn a_server_named_later_ends_the_wait() {
+        let (api, _) = api();
+        let (mailbox, mut heard) = mpsc::channel(1);
+        api.open_watch(3, watch(None), name, mailbox);
+        assert!(matches!(story(&mut heard).await[..], [Told::Refused(_)]));
+        let (mailbox, mut heard) = mpsc::channel(1);
+        api.open_watch(3, watch(None), name, mailbox);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let asked = Instant::now();
+        let fake = serve(|_, _| Then::Send(chunked(&[ADDED], true))).await;
+        api.set_target(Cluster::Home, fake.target());
+        assert_eq!(story(&mut heard).await, [seen("a"), Told::Cut]);
+        assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
     }
 }

@@ -78,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         timeout(limit, self.head(call)).await.map_err(|_| Fault::Slow("the response"))?
     }
 
-    async fn send(&mut self, request: &Request<'_>) -> Result<Call<RecvResponse>, Fault> {
+    pub(super) async fn send(&mut self, request: &Request<'_>) -> Result<Call<RecvResponse>, Fault> {
         let mut call = Call::new(request.build()?)?.proceed();
         let mut filled = 0;
         while !call.can_proceed() {

@@ -71,15 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.start == self.end && matches!(polled, Poll::Pending)
     }
 
-    /// Gives up the HTTP connection after CONNECT. Bytes that came too early are a fault.
-    pub fn into_stream(self) -> Result<S, Fault> {
-        if self.start != self.end {
-            return Err(Fault::Bad("bytes came behind the answer to CONNECT".into()));
-        }
-        Ok(self.stream)
-    }
-
-    /// Like [`into_stream`](Self::into_stream) at the serving end, where the client may already have gone on: with those bytes.
+    /// Gives up the HTTP connection after CONNECT: the stream, and what the client has sent behind its request already.
     pub fn into_stream_and_rest(self) -> (S, Vec<u8>) {
         (self.stream, self.buffer[self.start..self.end].to_vec())
     }

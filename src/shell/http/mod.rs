@@ -9,7 +9,9 @@ mod connection;
 mod server;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 pub use client::{Method, Request, Response, Taken};
 pub use connection::{BUFFER, Connection, Fault};
 pub use server::{Asked, Turn};
+pub use tunnel::Tunnel;

@@ -137,7 +137,8 @@ async fn connect_opens_a_tunnel_without_a_body() {
     let request = Request { method: Method::Connect, target: "kubernetes:443", host: "kubernetes:443", bearer: None, body: None };
     let response = connection.exchange(&request, LIMIT).await.expect("a head");
     assert_eq!(response.status, 200);
-    let mut stream = connection.into_stream().expect("nothing early");
+    let (mut stream, rest) = connection.into_stream_and_rest();
+    assert!(rest.is_empty());
     stream.write_u8(1).await.expect("written");
     assert_eq!(stream.read_u8().await.expect("a byte"), 2);
     let (asked, rest) = served.await.expect("served");
