@@ -125,8 +125,11 @@ impl Offer {
                 "cpu" => offer.cpu_milli = cpu(value)?,
                 "memory" => offer.memory = memory(value)?,
                 "pods" => {
-                    offer.pods =
-                        value.parse().ok().filter(|&n| n >= 1 && n <= PODS_MAX).ok_or_else(|| format!("pods={value}: a number from 1 to {PODS_MAX} is meant"))?;
+                    offer.pods = value
+                        .parse()
+                        .ok()
+                        .filter(|&n| (1..=PODS_MAX).contains(&n))
+                        .ok_or_else(|| format!("pods={value}: a number from 1 to {PODS_MAX} is meant"))?;
                 }
                 _ => return Err(format!("{key:?} is no resource; there are cpu, memory, pods")),
             }
@@ -175,7 +178,7 @@ fn memory(text: &str) -> Result<u64, String> {
     let units: [(&str, u64); 8] =
         [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("Ti", 1 << 40), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000), ("T", 1_000_000_000_000)];
     let (number, unit) = units.iter().find_map(|&(unit, size)| Some((text.strip_suffix(unit)?, size))).unwrap_or((text, 1));
-    let bytes = whole(number).and_then(|n| n.checked_mul(unit)).filter(|&b| b >= 1 << 20 && b <= 1 << 50);
+    let bytes = whole(number).and_then(|n| n.checked_mul(unit)).filter(|&b| (1 << 20..=1 << 50).contains(&b));
     bytes.ok_or_else(|| format!("memory={text}: a number of bytes from 1Mi to 1024Ti is meant, as in 512Mi or 8Gi"))
 }
 
@@ -222,7 +225,8 @@ impl Config {
             "kubeconfig" => self.kubeconfig = path(value).map_err(|e| wrong(&e))?,
             "port" => self.port = value.parse().ok().filter(|&p| p > 0).ok_or_else(|| wrong("a UDP port from 1 to 65535 is meant"))?,
             "interface" => {
-                let good = value.len() <= 15 && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) && value != "." && value != "..";
+                let good =
+                    value.len() <= 15 && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) && value != "." && value != "..";
                 self.interface = good.then(|| value.to_owned()).ok_or_else(|| wrong("an interface name has at most 15 letters, digits, '-', '_' and '.'"))?;
             }
             "pods" => self.pods = private(value).map_err(|e| wrong(&e))?,
@@ -243,9 +247,11 @@ impl Config {
 
     /// What must hold between the values.
     pub fn whole(&self) -> Result<(), String> {
-        for (a, x, b, y) in
-            [("pods", self.pods, "services", self.services), ("pods", self.pods, "external", self.external), ("services", self.services, "external", self.external)]
-        {
+        for (a, x, b, y) in [
+            ("pods", self.pods, "services", self.services),
+            ("pods", self.pods, "external", self.external),
+            ("services", self.services, "external", self.external),
+        ] {
             if x.overlaps(y) {
                 return Err(format!("{a} {x} and {b} {y} overlap; set one of them to the prefix it really has"));
             }
@@ -329,7 +335,9 @@ mod tests {
         ] {
             assert_eq!(Offer::parse(text, Offer::default()).unwrap().to_string(), printed);
         }
-        for text in ["", "cpu", "cpu=", "cpu=-1", "cpu=1.2345", "cpu=99999999999999999999", "memory=1", "memory=1e9", "pods=0", "pods=1000000", "memory=99999999999Ti"] {
+        for text in
+            ["", "cpu", "cpu=", "cpu=-1", "cpu=1.2345", "cpu=99999999999999999999", "memory=1", "memory=1e9", "pods=0", "pods=1000000", "memory=99999999999Ti"]
+        {
             assert!(Offer::parse(text, Offer::default()).is_err(), "{text}");
         }
     }

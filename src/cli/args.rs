@@ -121,7 +121,11 @@ pub(crate) struct Invite {
 
 /// redeem a ticket: peer with the cluster that made it
 #[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "join", example = "{command_name} sluice1:AfF0c3Q...\n{command_name} --file ticket.txt --provide cpu=2\nssh hub sluice invite -o json | jq -r .ticket | {command_name} -")]
+#[argh(
+    subcommand,
+    name = "join",
+    example = "{command_name} sluice1:AfF0c3Q...\n{command_name} --file ticket.txt --provide cpu=2\nssh hub sluice invite -o json | jq -r .ticket | {command_name} -"
+)]
 pub(crate) struct Join {
     /// the ticket's line; - reads it from the input
     #[argh(positional)]
@@ -357,9 +361,21 @@ mod tests {
 
     #[test]
     fn every_verb_has_help_with_an_example() {
-        for verb in
-            ["run", "invite", "join", "unpeer", "status", "offload", "offload namespace", "unoffload", "unoffload namespace", "uninstall", "tunnel", "version", "completion"]
-        {
+        for verb in [
+            "run",
+            "invite",
+            "join",
+            "unpeer",
+            "status",
+            "offload",
+            "offload namespace",
+            "unoffload",
+            "unoffload namespace",
+            "uninstall",
+            "tunnel",
+            "version",
+            "completion",
+        ] {
             let (text, code) = typed(&format!("{verb} --help")).unwrap_err();
             assert_eq!(code, 0, "{verb}");
             assert!(text.contains("Examples:") && text.contains(&format!("sluice {verb}")), "{verb}: {text}");
@@ -396,7 +412,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_with_their_unit() {
-        for (text, seconds) in [("15m", Some(900)), ("30s", Some(30)), ("7d", Some(604_800)), ("1s", None), ("8d", None), ("15", None), ("", None), ("m", None), ("é", None)] {
+        for (text, seconds) in
+            [("15m", Some(900)), ("30s", Some(30)), ("7d", Some(604_800)), ("1s", None), ("8d", None), ("15", None), ("", None), ("m", None), ("é", None)]
+        {
             assert_eq!(duration(text), seconds, "{text}");
         }
     }

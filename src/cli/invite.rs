@@ -7,7 +7,8 @@ use super::terminal::{Terminal, age, clean};
 use crate::config::Offer;
 
 pub(super) fn invite(typed: Invite) -> Result<(), Failure> {
-    let valid = duration(&typed.valid).ok_or_else(|| Failure::new("usage", format!("--valid {}: a time from 30s to 7d is meant", typed.valid), "as in 15m, 24h, 7d"))?;
+    let valid = duration(&typed.valid)
+        .ok_or_else(|| Failure::new("usage", format!("--valid {}: a time from 30s to 7d is meant", typed.valid), "as in 15m, 24h, 7d"))?;
     for endpoint in &typed.endpoint {
         endpoint_form(endpoint)?;
     }
@@ -62,7 +63,9 @@ mod tests {
 
     #[test]
     fn endpoints_are_host_and_port() {
-        for (text, good) in [("hub.example.org:51820", true), ("[2001:db8::1]:51820", true), ("10.0.0.1", false), (":1", false), ("a:0", false), ("a:70000", false)] {
+        for (text, good) in
+            [("hub.example.org:51820", true), ("[2001:db8::1]:51820", true), ("10.0.0.1", false), (":1", false), ("a:0", false), ("a:70000", false)]
+        {
             assert_eq!(endpoint_form(text).is_ok(), good, "{text}");
         }
     }

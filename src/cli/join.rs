@@ -38,7 +38,13 @@ pub(super) fn join(typed: Join) -> Result<(), Failure> {
 fn ticket(typed: &Join) -> Result<String, Failure> {
     let given = usize::from(typed.ticket.is_some()) + usize::from(typed.file.is_some()) + usize::from(typed.stdin);
     let text = match (&typed.ticket, &typed.file) {
-        _ if given != 1 => return Err(Failure::new("usage", "one ticket is meant: on the line, with --file PATH, or - for the input", "make one on the other side with: sluice invite")),
+        _ if given != 1 => {
+            return Err(Failure::new(
+                "usage",
+                "one ticket is meant: on the line, with --file PATH, or - for the input",
+                "make one on the other side with: sluice invite",
+            ));
+        }
         (Some(ticket), _) => ticket.clone(),
         (_, Some(path)) => read(std::fs::File::open(path), path)?,
         _ => read(Ok(std::io::stdin()), "the input")?,
@@ -47,7 +53,11 @@ fn ticket(typed: &Join) -> Result<String, Failure> {
     // People copy the whole command.
     let text = text.strip_prefix("sluice join").map_or(text, str::trim);
     if text.is_empty() || text.len() as u64 >= TICKET_MAX || text.contains(char::is_whitespace) {
-        return Err(Failure::new("no-ticket", "that is no ticket: one line that begins with sluice1: is meant", "copy the whole line, or use: sluice join --file PATH"));
+        return Err(Failure::new(
+            "no-ticket",
+            "that is no ticket: one line that begins with sluice1: is meant",
+            "copy the whole line, or use: sluice join --file PATH",
+        ));
     }
     Ok(text.to_owned())
 }
@@ -65,7 +75,15 @@ mod tests {
     use super::*;
 
     fn typed(ticket: Option<&str>, file: Option<&str>) -> Join {
-        Join { ticket: ticket.map(str::to_owned), file: file.map(str::to_owned), stdin: false, provide: None, replace: false, output: Output::Text, socket: None }
+        Join {
+            ticket: ticket.map(str::to_owned),
+            file: file.map(str::to_owned),
+            stdin: false,
+            provide: None,
+            replace: false,
+            output: Output::Text,
+            socket: None,
+        }
     }
 
     #[test]

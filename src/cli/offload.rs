@@ -29,12 +29,20 @@ pub(super) fn namespace(typed: OffloadNamespace) -> Result<(), Failure> {
 
     match admin.call(Verb::Get, &NAMESPACES.object(None, &typed.name), None) {
         Reply::Done(_) => {}
-        Reply::NotFound => return Err(Failure::new("no-namespace", format!("there is no namespace {:?}", typed.name), "make it with: kubectl create namespace NAME")),
+        Reply::NotFound => {
+            return Err(Failure::new("no-namespace", format!("there is no namespace {:?}", typed.name), "make it with: kubectl create namespace NAME"));
+        }
         reply => return Err(api("the namespace", &reply)),
     }
     match admin.call(Verb::Apply, &OFFLOADINGS.object(Some(&typed.name), "offloading"), Some(&body.to_string())) {
         Reply::Done(_) => {}
-        Reply::NotFound => return Err(Failure::new("not-set-up", "this cluster does not know the kind NamespaceOffloading", "start the daemon once, it applies what it needs: sluice run")),
+        Reply::NotFound => {
+            return Err(Failure::new(
+                "not-set-up",
+                "this cluster does not know the kind NamespaceOffloading",
+                "start the daemon once, it applies what it needs: sluice run",
+            ));
+        }
         reply => return Err(api("the NamespaceOffloading", &reply)),
     }
     out.step(&Progress { step: "consent given".into(), detail: format!("NamespaceOffloading {}/offloading, {}", typed.name, typed.pod_offloading_strategy) });
@@ -51,7 +59,8 @@ pub(super) fn namespace(typed: OffloadNamespace) -> Result<(), Failure> {
             reply => return Err(api("a pod's dry run", reply)),
         }
         if watch.passed() > PATIENCE {
-            let hint = "is the daemon running? sluice status. Kubernetes 1.36 or later is needed. The NamespaceOffloading stays; sluice unoffload takes it back";
+            let hint =
+                "is the daemon running? sluice status. Kubernetes 1.36 or later is needed. The NamespaceOffloading stays; sluice unoffload takes it back";
             return Err(Failure::new("timeout", format!("pods of {} are not changed by the API server after {} s", typed.name, PATIENCE.as_secs()), hint));
         }
         if watch.passed().as_secs() >= told + 3 {
@@ -94,7 +103,9 @@ fn offloading(typed: &OffloadNamespace) -> Result<Value, Failure> {
     if !terms.is_empty() {
         spec["clusterSelector"] = json!({"nodeSelectorTerms": terms});
     }
-    Ok(json!({"apiVersion": "offloading.liqo.io/v1beta1", "kind": "NamespaceOffloading", "metadata": {"name": "offloading", "namespace": typed.name}, "spec": spec}))
+    Ok(
+        json!({"apiVersion": "offloading.liqo.io/v1beta1", "kind": "NamespaceOffloading", "metadata": {"name": "offloading", "namespace": typed.name}, "spec": spec}),
+    )
 }
 
 /// `a=b,c!=d,e,!f` as one node selector term.

@@ -3,10 +3,10 @@
 //! `{"verb":"invite",...}` -> `{"progress":{..}}`* -> `{"ok":{..}}` or `{"error":{"reason","message","hint"}}`. Written by `cli::socket` on
 //! one side and the driver on the other; pure. Absent fields and null mean the same; unknown fields are ignored on both sides.
 
-use miniserde::{Deserialize, Serialize, json};
+use miniserde::json;
 
 /// A request. Only the fields its verb names are looked at.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Request {
     /// `invite`, `join`, `unpeer`, `status`, `uninstall-check`.
     pub verb: String,
@@ -29,7 +29,7 @@ pub struct Request {
 }
 
 /// One line of a reply: exactly one of the three.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Line {
     /// A step that was reached; more follows.
     pub progress: Option<Progress>,
@@ -40,7 +40,7 @@ pub struct Line {
 }
 
 /// A step that was reached.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Progress {
     /// In two or three words: `tunnel up`.
     pub step: String,
@@ -49,7 +49,7 @@ pub struct Progress {
 }
 
 /// Why something was not done.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Failure {
     /// One word for machines: `used`, `expired`, `unknown-peer`.
     pub reason: String,
@@ -67,7 +67,7 @@ impl Failure {
 }
 
 /// What was done: the field of the verb that was asked.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Done {
     /// invite.
     pub invited: Option<Invited>,
@@ -80,7 +80,7 @@ pub struct Done {
 }
 
 /// A ticket was made.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Invited {
     /// The line to be typed on the other side.
     pub ticket: String,
@@ -97,7 +97,7 @@ pub struct Invited {
 }
 
 /// A ticket was redeemed.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Joined {
     /// The inviter's cluster ID.
     pub peer: String,
@@ -112,7 +112,7 @@ pub struct Joined {
 }
 
 /// A peering has ended.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Left {
     /// The peer's cluster ID.
     pub peer: String,
@@ -121,7 +121,7 @@ pub struct Left {
 }
 
 /// The whole tree. Ages and lives are in seconds, sizes in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Status {
     /// This cluster's ID.
     pub id: String,
@@ -146,7 +146,7 @@ pub struct Status {
 }
 
 /// One peering.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Peer {
     /// The peer's cluster ID.
     pub id: String,
@@ -179,7 +179,7 @@ pub struct Peer {
 }
 
 /// The way to a peer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Tunnel {
     /// Where its datagrams come from and ours go to; none before the first.
     pub endpoint: Option<String>,
@@ -200,7 +200,7 @@ pub struct Tunnel {
 }
 
 /// A prefix under two names; the same one twice if nothing is mapped.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Mapped {
     /// As its owner knows it.
     pub original: String,
@@ -209,7 +209,7 @@ pub struct Mapped {
 }
 
 /// A credential's life.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Credential {
     /// Seconds until it is renewed.
     pub renews: u64,
@@ -218,7 +218,7 @@ pub struct Credential {
 }
 
 /// A virtual node.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Node {
     /// Its name.
     pub name: String,
@@ -233,7 +233,7 @@ pub struct Node {
 }
 
 /// Resources used, and in all.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Amounts {
     /// Thousandths of a processor used.
     pub cpu_used: u64,
@@ -250,7 +250,7 @@ pub struct Amounts {
 }
 
 /// An offloaded namespace.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Namespace {
     /// Its name at home.
     pub home: String,

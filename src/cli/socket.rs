@@ -35,7 +35,11 @@ pub fn ask(socket: &str, request: &Request, progress: &mut dyn FnMut(&Progress))
 
 /// The daemon's answer is not what the verb needs.
 pub fn mismatch() -> Failure {
-    Failure::new("mismatch", "the daemon answered something this command does not understand", "restart the daemon so that both have the same version: sluice version")
+    Failure::new(
+        "mismatch",
+        "the daemon answered something this command does not understand",
+        "restart the daemon so that both have the same version: sluice version",
+    )
 }
 
 fn unreachable(socket: &str, error: &std::io::Error) -> Failure {

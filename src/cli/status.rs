@@ -68,7 +68,10 @@ fn branches(peer: &Peer, out: &Terminal) -> Vec<(&'static str, String)> {
     let endpoint = tunnel.endpoint.as_deref().unwrap_or("no endpoint known");
     let handshake = tunnel.handshake.map_or("no handshake yet".to_owned(), |s| format!("handshake {} ago", age(s)));
     let dropped = if tunnel.dropped == 0 { String::new() } else { format!(", {} dropped", tunnel.dropped) };
-    all.push(("tunnel", format!("{endpoint} {}, mtu {}, {handshake}, {} in, {} out{dropped}", tunnel.reached, tunnel.mtu, size(tunnel.received), size(tunnel.sent))));
+    all.push((
+        "tunnel",
+        format!("{endpoint} {}, mtu {}, {handshake}, {} in, {} out{dropped}", tunnel.reached, tunnel.mtu, size(tunnel.received), size(tunnel.sent)),
+    ));
     all.push(("addresses", format!("{}; {}", prefixes("their pods", &peer.theirs), prefixes("ours as they see them", &peer.ours))));
     if let Some(node) = &peer.node {
         let state = if node.ready { out.paint("32", "Ready") } else { out.paint("31", &format!("not Ready ({})", clean(&node.reason))) };

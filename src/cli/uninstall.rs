@@ -27,12 +27,20 @@ pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
     let socket = super::run::socket(typed.socket)?;
     let running = super::socket::ask(&socket, &Request::new("status"), &mut |_| {});
     if !matches!(&running, Err(failure) if failure.reason == "not-running") {
-        return Err(Failure::new("running", "the daemon is running and would put back what is removed", "end its peerings with sluice unpeer, stop it, then: sluice uninstall"));
+        return Err(Failure::new(
+            "running",
+            "the daemon is running and would put back what is removed",
+            "end its peerings with sluice unpeer, stop it, then: sluice uninstall",
+        ));
     }
     let peers = names(&admin, &PEERINGS.collection(None))?;
     if !peers.is_empty() && !typed.force {
         let ids: Vec<&str> = peers.iter().map(|p| p.name.as_str()).collect();
-        return Err(Failure::new("peered", format!("this cluster is peered with {}", ids.join(", ")), "end that with sluice unpeer, or go on with --force: they are not told"));
+        return Err(Failure::new(
+            "peered",
+            format!("this cluster is peered with {}", ids.join(", ")),
+            "end that with sluice unpeer, or go on with --force: they are not told",
+        ));
     }
     let ours = marked(&admin, &NAMESPACES.collection(None))?;
     if !typed.yes {
