@@ -80,7 +80,8 @@ pub(super) fn namespace(typed: OffloadNamespace) -> Result<(), Failure> {
         let result = json!({"namespace": typed.name, "strategy": typed.pod_offloading_strategy, "phase": status["offloadingPhase"], "twin": status["remoteNamespaceName"]});
         Terminal::stdout().line(&result.to_string());
     } else {
-        out.line("  New pods of the namespace may run on peers now; running ones stay where they are. See: sluice status");
+        let next = if leaves { "may run on peers now" } else { "run at home from now on" };
+        out.line(&format!("  New pods of the namespace {next}; running ones stay where they are. See: sluice status"));
     }
     Ok(())
 }

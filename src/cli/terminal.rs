@@ -29,7 +29,7 @@ impl Terminal {
 
     /// A step that was reached.
     pub(crate) fn step(&self, step: &Progress) {
-        self.line(&format!("  {} {:<22} {}", self.paint("32", "✓"), step.step, step.detail).trim_end());
+        self.line(format!("  {} {:<22} {}", self.paint("32", "✓"), step.step, step.detail).trim_end());
     }
 
     /// Why something was not done: the cause, then what to do.

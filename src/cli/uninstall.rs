@@ -69,6 +69,9 @@ pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
     step("policies and roles", each(objects.iter().rev().filter(|o| rest(&o.kind)), |o| remove_object(&admin, o))?);
     let kinds = objects.iter().rev().filter(|o| o.kind == "CustomResourceDefinition");
     step("kinds", each(kinds, |o| remove_object(&admin, o))?);
+    if ours.iter().any(|ns| ns.name == "sluice") {
+        gone(&admin, &[&Name { namespace: None, name: "sluice".to_owned() }], &watch)?;
+    }
     out.line("  Nothing of sluice is left in the cluster. Its key and state stay on this host, in its state directory (/var/lib/sluice by default).");
     Ok(())
 }

@@ -274,6 +274,7 @@ mod tests {
     /// Run by hand against a cluster that may be changed: `SLUICE_TEST_KUBECONFIG=... cargo test -- --ignored a_real_api_server`.
     #[test]
     #[ignore = "needs an API server"]
+    #[expect(clippy::disallowed_methods, reason = "says which API server is meant")]
     fn a_real_api_server_is_set_up_once_and_gives_a_token() {
         let admin = Admin::from_kubeconfig(Some(&std::env::var("SLUICE_TEST_KUBECONFIG").unwrap())).unwrap();
         let mut said = Vec::new();
