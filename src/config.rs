@@ -128,7 +128,7 @@ impl Offer {
                     offer.pods = value
                         .parse()
                         .ok()
-                        .filter(|&n| n >= 1 && n <= PODS_MAX)
+                        .filter(|&n| (1..=PODS_MAX).contains(&n))
                         .ok_or_else(|| format!("pods={value}: a number from 1 to {PODS_MAX} is meant"))?;
                 }
                 _ => return Err(format!("{key:?} is no resource; there are cpu, memory, pods")),
@@ -178,7 +178,7 @@ fn memory(text: &str) -> Result<u64, String> {
     let units: [(&str, u64); 8] =
         [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("Ti", 1 << 40), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000), ("T", 1_000_000_000_000)];
     let (number, unit) = units.iter().find_map(|&(unit, size)| Some((text.strip_suffix(unit)?, size))).unwrap_or((text, 1));
-    let bytes = whole(number).and_then(|n| n.checked_mul(unit)).filter(|&b| b >= 1 << 20 && b <= 1 << 50);
+    let bytes = whole(number).and_then(|n| n.checked_mul(unit)).filter(|&b| (1 << 20..=1 << 50).contains(&b));
     bytes.ok_or_else(|| format!("memory={text}: a number of bytes from 1Mi to 1024Ti is meant, as in 512Mi or 8Gi"))
 }
 

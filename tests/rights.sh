@@ -61,7 +61,10 @@ binding rights-shop sluice-tenant-twin liqo-tenant-edge-1 sluice-peer | try no:"
 binding rights-shop cluster-admin sluice sluice | try no "binds itself to cluster-admin" create -f - $daemon
 try yes "labels the namespace" label ns rights-shop liqo.io/scheduling-enabled=true $daemon </dev/null
 try no:"only its own labels" "sets another label on it" label ns rights-shop pod-security.kubernetes.io/enforce=privileged $daemon </dev/null
-try no:"neither put" "marks an existing namespace as its own" label ns rights-shop sluice.internal/managed=true $daemon </dev/null
+try yes "marks the namespace as offloaded" label ns rights-shop sluice.internal/managed=true $daemon </dev/null
+try no:"does not become" "takes the offloaded namespace over" label ns rights-shop liqo.io/remote-cluster-id=edge-1 $daemon </dev/null
+try no:"only namespaces it made" "deletes the offloaded namespace" delete ns rights-shop --wait=false $daemon </dev/null
+try no:"only after sluice was bound" "marks a namespace that is not offloaded" label ns rights-plain sluice.internal/managed=true $daemon </dev/null
 try no:"never made, labelled or deleted" "labels kube-system" label ns kube-system liqo.io/scheduling-enabled=true $daemon </dev/null
 try no:"only namespaces it made" "deletes a namespace it did not make" delete ns rights-plain --wait=false $daemon </dev/null
 can yes "reads Secrets in the offloaded namespace" get secrets -n rights-shop $daemon
@@ -153,7 +156,7 @@ expect "with on-loss: wait endless tolerations come first" "$(dry)" "node.kubern
 
 echo "the daemon takes down what it made"
 k delete nsoff offloading -n rights-shop >/dev/null
-try yes "takes the label off, the NamespaceOffloading being gone" label ns rights-shop liqo.io/scheduling-enabled- $daemon </dev/null
+try yes "takes the label off, the NamespaceOffloading being gone" label ns rights-shop liqo.io/scheduling-enabled- sluice.internal/managed- $daemon </dev/null
 try yes "unbinds itself" delete rolebinding sluice-home -n rights-shop $daemon </dev/null
 try yes "deletes a twin" delete ns rights-shop-edge-1 --wait=false $daemon </dev/null
 try yes "deletes the node" delete node edge-1 --wait=false $daemon </dev/null

@@ -2,6 +2,7 @@
 //! with the caller's kubeconfig; prints; and says by its exit code whether it was done. It holds no state and decides nothing for the daemon.
 
 #[cfg(feature = "shell")]
+#[expect(clippy::disallowed_methods, reason = "KUBECONFIG is where the caller says which cluster is meant")]
 pub mod admin;
 #[cfg(feature = "shell")]
 pub mod args;
@@ -10,17 +11,20 @@ mod completion;
 #[cfg(feature = "shell")]
 mod invite;
 #[cfg(feature = "shell")]
+#[expect(clippy::disallowed_types, reason = "the ticket may be in a file")]
 mod join;
 #[cfg(feature = "shell")]
 mod offload;
 pub mod protocol;
 #[cfg(feature = "shell")]
+#[expect(clippy::disallowed_types, reason = "the configuration is in a file")]
 mod run;
 #[cfg(feature = "shell")]
 pub mod socket;
 #[cfg(feature = "shell")]
 mod status;
 #[cfg(feature = "shell")]
+#[expect(clippy::disallowed_methods, reason = "verbs wait for real things")]
 mod terminal;
 #[cfg(feature = "shell")]
 pub mod tunnel_config;

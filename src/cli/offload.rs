@@ -16,6 +16,7 @@ use crate::kube::reply::Reply;
 pub(super) const OFFLOADINGS: Resource = Resource { group: "offloading.liqo.io", version: "v1beta1", plural: "namespaceoffloadings" };
 pub(super) const NAMESPACES: Resource = Resource { group: "", version: "v1", plural: "namespaces" };
 const PODS: Resource = Resource { group: "", version: "v1", plural: "pods" };
+const NODES: Resource = Resource { group: "", version: "v1", plural: "nodes" };
 const TAINT: &str = "virtual-node.liqo.io/not-allowed";
 /// How long it may take until the policy sees the namespace.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,9 +60,7 @@ pub(super) fn namespace(typed: OffloadNamespace) -> Result<(), Failure> {
             reply => return Err(api("a pod's dry run", reply)),
         }
         if watch.passed() > PATIENCE {
-            let hint =
-                "is the daemon running? sluice status. Kubernetes 1.36 or later is needed. The NamespaceOffloading stays; sluice unoffload takes it back";
-            return Err(Failure::new("timeout", format!("pods of {} are not changed by the API server after {} s", typed.name, PATIENCE.as_secs()), hint));
+            return Err(late(&admin, &typed.name));
         }
         if watch.passed().as_secs() >= told + 3 {
             told = watch.passed().as_secs();
@@ -80,7 +79,8 @@ pub(super) fn namespace(typed: OffloadNamespace) -> Result<(), Failure> {
         let result = json!({"namespace": typed.name, "strategy": typed.pod_offloading_strategy, "phase": status["offloadingPhase"], "twin": status["remoteNamespaceName"]});
         Terminal::stdout().line(&result.to_string());
     } else {
-        out.line("  New pods of the namespace may run on peers now; running ones stay where they are. See: sluice status");
+        let next = if leaves { "may run on peers now" } else { "run at home from now on" };
+        out.line(&format!("  New pods of the namespace {next}; running ones stay where they are. See: sluice status"));
     }
     Ok(())
 }
@@ -135,6 +135,19 @@ fn probe() -> Value {
         "containers": [{"name": "probe", "image": "sluice.invalid/none",
             "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "10m", "memory": "16Mi"}},
             "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}})
+}
+
+/// Why the pods are not changed in time, as far as it can be seen from here.
+fn late(admin: &Admin, name: &str) -> Failure {
+    let nodes = admin.call(Verb::Get, &format!("{}?labelSelector=liqo.io%2Ftype%3Dvirtual-node", NODES.collection(None)), None);
+    let lender =
+        matches!(nodes, Reply::Done(list) if serde_json::from_slice::<Value>(&list).unwrap_or_default()["items"].as_array().is_some_and(|i| !i.is_empty()));
+    let hint = if lender {
+        "is the daemon running? sluice status. Kubernetes 1.36 or later is needed. The NamespaceOffloading stays: sluice unoffload takes it back"
+    } else {
+        "no peer lends resources to this cluster yet: sluice join. The NamespaceOffloading stays and takes effect then: sluice unoffload takes it back"
+    };
+    Failure::new("timeout", format!("pods of {name} are not changed by the API server after {} s", PATIENCE.as_secs()), hint)
 }
 
 fn tolerates(pod: &[u8]) -> bool {

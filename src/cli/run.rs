@@ -40,6 +40,7 @@ pub(super) fn socket(given: Option<String>) -> Result<String, Failure> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test with real files")]
 mod tests {
     use super::*;
 

@@ -54,6 +54,7 @@ fn unreachable(socket: &str, error: &std::io::Error) -> Failure {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test with a real socket and thread")]
 mod tests {
     use super::*;
 

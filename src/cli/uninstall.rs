@@ -42,9 +42,11 @@ pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
             "end that with sluice unpeer, or go on with --force: they are not told",
         ));
     }
-    let ours = marked(&admin, &NAMESPACES.collection(None))?;
+    // Made by sluice: the mark and a peer's ID. Offloaded, or sluice's own: the mark alone.
+    let made = marked(&admin, &NAMESPACES.collection(None), ",liqo.io/remote-cluster-id")?;
+    let homes = marked(&admin, &NAMESPACES.collection(None), ",!liqo.io/remote-cluster-id")?;
     if !typed.yes {
-        let twins = ours.iter().filter(|ns| ns.name != "sluice").map(|ns| ns.name.as_str()).collect::<Vec<_>>().join(", ");
+        let twins = made.iter().map(|ns| ns.name.as_str()).collect::<Vec<_>>().join(", ");
         let twins = if twins.is_empty() { String::new() } else { format!(" and the namespaces {twins} with all in them") };
         confirm(&format!("Remove sluice from {}: its kinds, roles and policies, every NamespaceOffloading{twins}?", admin.server()))?;
     }
@@ -54,21 +56,20 @@ pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
 
     let mutating = objects.iter().rev().filter(|o| o.kind.starts_with("MutatingAdmission"));
     step("changing of pods", each(mutating, |o| remove_object(&admin, o))?);
-    let bindings = marked(&admin, &BINDINGS.collection(None))?;
-    let homes: Vec<&Name> = bindings.iter().filter(|b| b.name == "sluice-home").collect();
-    step("labels", each(homes.iter(), |b| unlabel(&admin, b.namespace.as_deref().unwrap_or_default()))?);
-    step("virtual nodes", each(marked(&admin, &NODES.collection(None))?.iter(), |n| remove(&admin, &NODES.object(None, &n.name)))?);
-    let leases = marked(&admin, &LEASES.collection(Some("kube-node-lease")))?;
+    let bindings = marked(&admin, &BINDINGS.collection(None), "")?;
+    step("labels", each(homes.iter().filter(|ns| ns.name != "sluice"), |ns| unlabel(&admin, &ns.name))?);
+    step("virtual nodes", each(marked(&admin, &NODES.collection(None), "")?.iter(), |n| remove(&admin, &NODES.object(None, &n.name)))?);
+    let leases = marked(&admin, &LEASES.collection(Some("kube-node-lease")), "")?;
     step("leases", each(leases.iter(), |l| remove(&admin, &LEASES.object(Some("kube-node-lease"), &l.name)))?);
-    let namespaces: Vec<&Name> = ours.iter().filter(|ns| ns.name != "sluice").collect();
-    let count = each(namespaces.iter(), |ns| remove(&admin, &NAMESPACES.object(None, &ns.name)))?;
-    gone(&admin, &namespaces, &watch)?;
+    let count = each(made.iter(), |ns| remove(&admin, &NAMESPACES.object(None, &ns.name)))?;
+    gone(&admin, made.iter(), &watch)?;
     step("tenants and twins", count);
     step("bindings", each(bindings.iter(), |b| remove(&admin, &BINDINGS.object(b.namespace.as_deref(), &b.name)))?);
     let rest = |kind: &str| !kind.starts_with("MutatingAdmission") && kind != "CustomResourceDefinition";
     step("policies and roles", each(objects.iter().rev().filter(|o| rest(&o.kind)), |o| remove_object(&admin, o))?);
     let kinds = objects.iter().rev().filter(|o| o.kind == "CustomResourceDefinition");
     step("kinds", each(kinds, |o| remove_object(&admin, o))?);
+    gone(&admin, homes.iter().filter(|ns| ns.name == "sluice"), &watch)?;
     out.line("  Nothing of sluice is left in the cluster. Its key and state stay on this host, in its state directory (/var/lib/sluice by default).");
     Ok(())
 }
@@ -79,8 +80,10 @@ struct Name {
     name: String,
 }
 
-fn marked(admin: &Admin, collection: &str) -> Result<Vec<Name>, Failure> {
-    names(admin, &format!("{collection}?labelSelector={}%3Dtrue", MARK.replace('/', "%2F")))
+/// What carries our mark; `also` narrows the selector.
+fn marked(admin: &Admin, collection: &str, also: &str) -> Result<Vec<Name>, Failure> {
+    let selector = format!("{MARK}=true{also}").replace('/', "%2F").replace('=', "%3D").replace(',', "%2C").replace('!', "%21");
+    names(admin, &format!("{collection}?labelSelector={selector}"))
 }
 
 fn names(admin: &Admin, path: &str) -> Result<Vec<Name>, Failure> {
@@ -123,7 +126,7 @@ fn remove(admin: &Admin, path: &str) -> Result<bool, Failure> {
 }
 
 fn unlabel(admin: &Admin, namespace: &str) -> Result<bool, Failure> {
-    let body = r#"{"metadata":{"labels":{"liqo.io/scheduling-enabled":null,"sluice.internal/home":null}}}"#;
+    let body = r#"{"metadata":{"labels":{"liqo.io/scheduling-enabled":null,"sluice.internal/managed":null}}}"#;
     match admin.call(Verb::Merge, &NAMESPACES.object(None, namespace), Some(body)) {
         Reply::Done(_) => Ok(true),
         Reply::NotFound => Ok(false),
@@ -131,7 +134,7 @@ fn unlabel(admin: &Admin, namespace: &str) -> Result<bool, Failure> {
     }
 }
 
-fn gone(admin: &Admin, namespaces: &[&Name], watch: &Stopwatch) -> Result<(), Failure> {
+fn gone<'a>(admin: &Admin, namespaces: impl Iterator<Item = &'a Name>, watch: &Stopwatch) -> Result<(), Failure> {
     for namespace in namespaces {
         while !matches!(admin.call(Verb::Get, &NAMESPACES.object(None, &namespace.name), None), Reply::NotFound) {
             if watch.passed() > PATIENCE {

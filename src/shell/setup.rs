@@ -281,4 +281,26 @@ mod tests {
         assert!(!format!("{minted:?}").contains("abc"));
         assert!(read_minted(b"{}").is_err());
     }
+
+    /// Run by hand against a cluster that may be changed: `SLUICE_TEST_KUBECONFIG=... cargo test -- --ignored a_real_api_server`.
+    #[test]
+    #[ignore = "needs an API server"]
+    #[expect(clippy::disallowed_methods, reason = "says which API server is meant")]
+    fn a_real_api_server_is_set_up_once_and_gives_a_token() {
+        let admin = Admin::from_kubeconfig(Some(&std::env::var("SLUICE_TEST_KUBECONFIG").unwrap())).unwrap();
+        let mut said = Vec::new();
+        apply(&admin, &mut |line| said.push(line.to_owned())).unwrap();
+        println!("{said:?}");
+        apply(&admin, &mut |line| panic!("applied twice: {line}")).unwrap();
+        let minted = mint(&admin, 3_600).unwrap();
+        assert!(minted.token.len() > 100 && crate::clock::WallTime::parse(&minted.expires).is_some());
+
+        let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/sluice-twin";
+        let unmark = r#"{"metadata":{"labels":{"sluice.internal/managed":null}}}"#;
+        assert!(matches!(admin.call(Verb::Merge, role, Some(unmark)), Reply::Done(_)));
+        let refused = apply(&admin, &mut |_| {}).unwrap_err();
+        assert!(refused.contains("ClusterRole sluice-twin exists and was not made by sluice"), "{refused}");
+        let remark = r#"{"metadata":{"labels":{"sluice.internal/managed":"true"}}}"#;
+        assert!(matches!(admin.call(Verb::Merge, role, Some(remark)), Reply::Done(_)));
+    }
 }
