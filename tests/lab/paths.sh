@@ -29,4 +29,4 @@ kube_minor=$(cut -d. -f1-2 <<< "${kube_release#v}")
 # What is built is found by the content that it was built from
 kube_dir=$cache/kube/$kube_release-$(key "$lab"/kube/main.go "$lab"/kube/coredns/main.go "$lab/kube/$kube_minor"/go.{mod,sum})
 app_dir=$cache/app/$(key "$lab"/app/*)
-image_dir() { echo "$cache/images/$(key "$lab/images" /bin/busybox "$kube_dir/coredns" "$app_dir/app")"; }
+image_dir=$cache/images/$(sha256sum "$lab/images" <(echo "$kube_dir $app_dir") <(stat -c '%s %Y' /bin/busybox 2> /dev/null) | awk '{print $1}' | sha256sum | cut -c1-12)
