@@ -1,0 +1,3 @@
+module lab.invalid/app
+
+go 1.24

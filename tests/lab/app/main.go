@@ -1,0 +1,202 @@
+// app is the lab's workload, probe, pause container and impaired wire, in one static program:
+//
+//	app serve PORT                        HTTP: "hello from HOST to CALLER"; /blob?n=BYTES gives that many known bytes
+//	app get URL                           prints the answer, fails unless it is 200
+//	app blob URL                          fetches it and prints its size and whether every byte is right
+//	app lookup NAME                       prints its addresses
+//	app listen udp|tcp PORT SECONDS       answers, and prints each caller, until the time is over; fails when none came
+//	app ask udp|tcp HOST PORT [SRCPORT]   one question; prints the answer and the time it took, fails without one in 2 s
+//	app relay IF IF DELAY JITTER LOSS     carries Ethernet frames both ways, late (ms each way) and not all (percent)
+//	app pause                             holds a pod's namespaces open
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+func main() {
+	log.SetFlags(log.Ltime | log.Lmicroseconds)
+	arg := append(os.Args[1:], "", "", "", "", "", "")
+	switch n := len(os.Args) - 2; {
+	case arg[0] == "pause" && n == 0:
+		pause()
+	case arg[0] == "serve" && n == 1:
+		serve(arg[1])
+	case arg[0] == "get" && n == 1:
+		get(arg[1])
+	case arg[0] == "blob" && n == 1:
+		blob(arg[1])
+	case arg[0] == "lookup" && n == 1:
+		lookup(arg[1])
+	case arg[0] == "listen" && n == 3:
+		listen(arg[1], arg[2], time.Duration(number(arg[3])*float64(time.Second)))
+	case arg[0] == "ask" && (n == 3 || n == 4):
+		ask(arg[1], net.JoinHostPort(arg[2], arg[3]), arg[4])
+	case arg[0] == "relay" && n == 5:
+		relay(arg[1], arg[2], number(arg[3]), number(arg[4]), number(arg[5]))
+	default:
+		log.Fatal("usage: app serve|get|blob|lookup|listen|ask|relay|pause; see the head of main.go")
+	}
+}
+
+func number(s string) float64 {
+	v, err := strconv.ParseFloat(s, 64)
+	if err != nil || v < 0 {
+		log.Fatalf("not a number of at least 0: %q", s)
+	}
+	return v
+}
+
+// known is byte i of every blob: no period that divides a packet.
+func known(i int) byte { return byte(i*7 + i/251) }
+
+func serve(port string) {
+	host, _ := os.Hostname()
+	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		log.Print(r.RemoteAddr, " ", r.Method, " ", r.URL)
+		fmt.Fprintf(w, "hello from %s to %s\n", host, r.RemoteAddr)
+	})
+	http.HandleFunc("/blob", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.URL.Query().Get("n"))
+		w.Header().Set("Content-Length", strconv.Itoa(n))
+		for at := 0; at < n; {
+			part := make([]byte, min(n-at, 65536))
+			for i := range part {
+				part[i] = known(at + i)
+			}
+			if _, err := w.Write(part); err != nil {
+				return
+			}
+			at += len(part)
+		}
+	})
+	log.Print("serving on ", port)
+	log.Fatal(http.ListenAndServe(":"+port, nil))
+}
+
+func fetch(url string, limit time.Duration) *http.Response {
+	r, err := (&http.Client{Timeout: limit, Transport: &http.Transport{}}).Get(url)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if r.StatusCode != 200 {
+		log.Fatal(r.Status)
+	}
+	return r
+}
+
+func get(url string) { io.Copy(os.Stdout, fetch(url, 3*time.Second).Body) }
+
+func blob(url string) {
+	b, err := io.ReadAll(fetch(url, 60*time.Second).Body)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for i, c := range b {
+		if c != known(i) {
+			log.Fatalf("byte %d of %d is wrong", i, len(b))
+		}
+	}
+	fmt.Println(len(b), "bytes, all right")
+}
+
+func lookup(name string) {
+	ctx, stop := context.WithTimeout(context.Background(), 3*time.Second)
+	defer stop()
+	a, err := net.DefaultResolver.LookupHost(ctx, name)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(a)
+}
+
+func listen(network, port string, life time.Duration) {
+	heard := false
+	end := time.Now().Add(life)
+	if network == "udp" {
+		c, err := net.ListenPacket("udp4", ":"+port)
+		if err != nil {
+			log.Fatal(err)
+		}
+		c.SetDeadline(end)
+		for b := make([]byte, 2048); ; heard = true {
+			_, from, err := c.ReadFrom(b)
+			if err != nil {
+				break
+			}
+			fmt.Println("heard", from)
+			c.WriteTo([]byte("answer to "+from.String()), from)
+		}
+	} else {
+		l, err := net.Listen("tcp4", ":"+port)
+		if err != nil {
+			log.Fatal(err)
+		}
+		l.(*net.TCPListener).SetDeadline(end)
+		for ; ; heard = true {
+			c, err := l.Accept()
+			if err != nil {
+				break
+			}
+			fmt.Println("heard", c.RemoteAddr())
+			fmt.Fprint(c, "answer to ", c.RemoteAddr())
+			c.Close()
+		}
+	}
+	if !heard {
+		log.Fatal("heard nobody")
+	}
+}
+
+func ask(network, to, source string) {
+	d := net.Dialer{Timeout: 2 * time.Second}
+	if source != "" {
+		a, err := net.ResolveUDPAddr("udp4", ":"+source)
+		if err != nil {
+			log.Fatal(err)
+		}
+		d.LocalAddr = a
+		if network == "tcp" {
+			d.LocalAddr = &net.TCPAddr{Port: a.Port}
+		}
+	}
+	t := time.Now()
+	c, err := d.Dial(network+"4", to)
+	if err != nil {
+		log.Fatal(err)
+	}
+	c.SetDeadline(t.Add(2 * time.Second))
+	c.Write([]byte("question"))
+	b := make([]byte, 2048)
+	n, err := c.Read(b)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s in %.1f ms\n", b[:n], float64(time.Since(t).Microseconds())/1000)
+}
+
+// pause holds a pod's namespaces open until it is told to end, and reaps what is left to it.
+func pause() {
+	sig := make(chan os.Signal, 8)
+	signal.Notify(sig, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
+	for s := range sig {
+		if s != syscall.SIGCHLD {
+			return
+		}
+		for {
+			if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
+				break
+			}
+		}
+	}
+}
