@@ -21,6 +21,12 @@ pub const ENDPOINTS: usize = 8;
 pub const PREFIXES: usize = 2;
 /// Packets parked while a handshake runs, over all peers.
 pub const PARKED: usize = 32;
+/// Prefix pairs of one peer; a peering needs [`PREFIXES`], a wg-quick file may list more.
+pub const PEER_ROUTES: usize = 16;
+/// Routes over all peers, control and node ends included.
+pub const ROUTES: usize = 320;
+/// Addresses of this host inside its own pod prefixes, which no peer may reach.
+pub const BARRED: usize = 32;
 /// The largest IP packet carried, in bytes.
 pub const PACKET_MAX: usize = 1600;
 /// The largest Kubernetes object handled, in bytes; a larger one is refused with an event.

@@ -1,0 +1,144 @@
+//! What a tunnel may reach, and under which addresses: the table of PROTOCOL.md, "Inside the tunnel", for one peer. It decides and maps;
+//! `remap` writes. Outgoing: own address -> as the peer shall see it, image -> original. Incoming: the other way round.
+
+use std::net::Ipv4Addr;
+
+use crate::budget::{BARRED, PEER_ROUTES, PREFIXES};
+use crate::identity::{CONTROL_PORT, End, Prefix};
+use crate::tunnel::Reason;
+use crate::tunnel::packet::{Header, TCP};
+use crate::tunnel::remap::Ends;
+
+/// The addresses of one peering, as this host sees them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Which end this cluster is.
+    pub end: End,
+    /// Own and the peer's control end on this host; `None` if there is none (a plain tunnel).
+    pub control: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Own and the peer's node end on this host; `None` if there is none (an enrolment, a farewell, a plain tunnel).
+    pub node: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// The peer's prefixes and their images here, of equal lengths. A peer without any reaches the control end and nothing else.
+    pub remote: heapless::Vec<(Prefix, Prefix), PEER_ROUTES>,
+}
+
+/// What is ours.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Local {
+    pub(crate) pods: heapless::Vec<Prefix, PREFIXES>,
+    pub(crate) barred: heapless::Vec<Ipv4Addr, BARRED>,
+}
+
+impl Local {
+    fn is_pod(&self, address: Ipv4Addr) -> bool {
+        self.pods.iter().any(|prefix| prefix.contains(address))
+    }
+
+    fn is_edge(&self, address: Ipv4Addr) -> bool {
+        self.pods.iter().any(|prefix| {
+            let last = prefix.translate(Ipv4Addr::BROADCAST, *prefix);
+            prefix.length() < 31 && (address == prefix.address() || address == last)
+        })
+    }
+}
+
+impl Addresses {
+    /// Every prefix of this host's address space that belongs to the peer.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = Prefix> + '_ {
+        let ends = [self.control, self.node].into_iter().flatten().filter_map(|(_, peer)| Prefix::new(peer, 32));
+        ends.chain(self.remote.iter().map(|&(_, image)| image))
+    }
+
+    /// The addresses under which a packet from the TUN travels.
+    pub(crate) fn outward(&self, local: &Local, ends: Ends) -> Result<Ends, Reason> {
+        unicast(ends.destination)?;
+        Ok(Ends {
+            source: self.own_outward(local, ends.source).ok_or(Reason::SourceNotOurs)?,
+            destination: self.peers_outward(ends.destination).ok_or(Reason::NoPeer)?,
+        })
+    }
+
+    /// The addresses under which a packet from the peer enters this host. Whether it may is [`Addresses::may_enter`]'s question.
+    pub(crate) fn inward(&self, local: &Local, ends: Ends) -> Result<Ends, Reason> {
+        let source = self.peers_inward(ends.source).ok_or(Reason::SourceNotPeers)?;
+        unicast(ends.destination)?;
+        let destination = self.own_inward(local, ends.destination).ok_or(Reason::DestinationForeign)?;
+        Ok(Ends { source, destination })
+    }
+
+    /// The quote of an outgoing ICMP error: a packet that came from the peer.
+    pub(crate) fn quote_outward(&self, local: &Local, ends: Ends) -> Result<Ends, Reason> {
+        let source = self.peers_outward(ends.source).ok_or(Reason::ForeignQuote)?;
+        Ok(Ends { source, destination: self.own_outward(local, ends.destination).ok_or(Reason::ForeignQuote)? })
+    }
+
+    /// The quote of an incoming ICMP error: a packet that we sent.
+    pub(crate) fn quote_inward(&self, local: &Local, ends: Ends) -> Result<Ends, Reason> {
+        let source = self.own_inward(local, ends.source).ok_or(Reason::ForeignQuote)?;
+        Ok(Ends { source, destination: self.peers_inward(ends.destination).ok_or(Reason::ForeignQuote)? })
+    }
+
+    /// Whether a packet may enter, by the destination it carries. The node end takes all: the kernel lets only replies pass there.
+    pub(crate) fn may_enter(&self, local: &Local, header: &Header, packet: &[u8]) -> Result<(), Reason> {
+        if self.control.is_some() && header.destination == self.end.link_control() {
+            let port = matches!(header.ports(packet), Some((from, to)) if header.protocol == TCP && (from == CONTROL_PORT || to == CONTROL_PORT));
+            return if !header.fragment && (port || header.is_echo(packet)) { Ok(()) } else { Err(Reason::NotControl) };
+        }
+        if self.node.is_some() && header.destination == self.end.link_node() {
+            return Ok(());
+        }
+        if local.barred.contains(&header.destination) {
+            return Err(Reason::DestinationBarred);
+        }
+        if local.is_edge(header.destination) {
+            return Err(Reason::Broadcast);
+        }
+        Ok(())
+    }
+
+    fn own_outward(&self, local: &Local, address: Ipv4Addr) -> Option<Ipv4Addr> {
+        match (self.control, self.node) {
+            (Some((own, _)), _) if address == own => Some(self.end.link_control()),
+            (_, Some((own, _))) if address == own => Some(self.end.link_node()),
+            _ => self.reaches_pods(local, address),
+        }
+    }
+
+    fn own_inward(&self, local: &Local, address: Ipv4Addr) -> Option<Ipv4Addr> {
+        match (self.control, self.node) {
+            (Some((own, _)), _) if address == self.end.link_control() => Some(own),
+            (_, Some((own, _))) if address == self.end.link_node() => Some(own),
+            _ => self.reaches_pods(local, address),
+        }
+    }
+
+    fn reaches_pods(&self, local: &Local, address: Ipv4Addr) -> Option<Ipv4Addr> {
+        (!self.remote.is_empty() && local.is_pod(address)).then_some(address)
+    }
+
+    fn peers_outward(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
+        match (self.control, self.node) {
+            (Some((_, peer)), _) if address == peer => Some(self.end.other().link_control()),
+            (_, Some((_, peer))) if address == peer => Some(self.end.other().link_node()),
+            _ => self.remote.iter().find(|(_, image)| image.contains(address)).map(|(original, image)| image.translate(address, *original)),
+        }
+    }
+
+    fn peers_inward(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
+        match (self.control, self.node) {
+            (Some((_, peer)), _) if address == self.end.other().link_control() => Some(peer),
+            (_, Some((_, peer))) if address == self.end.other().link_node() => Some(peer),
+            _ => self.remote.iter().find(|(original, _)| original.contains(address)).map(|(original, image)| original.translate(address, *image)),
+        }
+    }
+}
+
+fn unicast(destination: Ipv4Addr) -> Result<(), Reason> {
+    if destination.is_multicast() {
+        return Err(Reason::Multicast);
+    }
+    if destination.is_broadcast() {
+        return Err(Reason::Broadcast);
+    }
+    Ok(())
+}
