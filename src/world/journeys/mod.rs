@@ -2,6 +2,8 @@
 //! looked at after every step. A failure names its seed; `SLUICE_SEED=n cargo test --lib journeys` walks that one alone, told step by step.
 
 #[cfg(test)]
+mod offload;
+#[cfg(test)]
 mod tunnel;
 
 /// The seeds to walk: `count` of them, or only the one that is asked for.
