@@ -5,6 +5,7 @@ pub mod budget;
 pub mod clock;
 pub mod identity;
 pub mod kube;
+pub mod offload;
 pub mod tunnel;
 #[cfg(any(test, feature = "world"))]
 pub mod world;

@@ -1,0 +1,194 @@
+//! What all plans may know beside their own row: peers and whether they answer, which namespaces are offloaded where, what is used of a grant.
+//!
+//! Only [`super::agent`] (from watches) and settled replies change it. A plan that finds a fact not yet told waits; it never guesses.
+
+use super::agent::{ConsumerSpec, Event, ProviderSpec};
+use super::kind::{Key, Uid};
+use super::namespace::{MapView, NamespaceView, OffloadingView, Phase};
+use super::node::NodeView;
+use super::offer::Amount;
+use super::ownership;
+use crate::clock::Instant;
+use crate::identity::{ClusterId, PeerId, Prefix};
+use crate::kube::call::{Call, Cluster};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+
+/// How many calls that tell users something may wait; more are dropped, for they are not needed by any plan.
+const NOTES: usize = 32;
+/// How many events for the edge may wait; the oldest makes room.
+const EVENTS: usize = 128;
+
+/// What the rows share.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub home: ClusterId,
+    /// Our own pod prefixes: only endpoints inside are told to a provider.
+    pub pods: Vec<Prefix>,
+    pub kubelet_version: String,
+    pub providers: BTreeMap<PeerId, Provider>,
+    pub consumers: BTreeMap<PeerId, Consumer>,
+    /// Home namespaces that are offloaded to a provider.
+    pub links: BTreeMap<(PeerId, Box<str>), Link>,
+    /// Twin namespaces here that are complete, and whose they are.
+    pub twins: BTreeMap<Box<str>, PeerId>,
+    pub namespaces: BTreeMap<Box<str>, NamespaceView>,
+    pub offloadings: BTreeMap<Box<str>, Box<OffloadingView>>,
+    /// What the pods in a twin namespace use.
+    pub used: BTreeMap<Box<str>, Amount>,
+    pub namespaces_synced: bool,
+    pub offloadings_synced: bool,
+    pub shadows_synced: bool,
+    pub made_synced: bool,
+    pub shadow_slices_synced: bool,
+    pub out: Outbox,
+}
+
+/// A provider: a cluster that runs our pods.
+#[derive(Debug)]
+pub(crate) struct Provider {
+    pub spec: ProviderSpec,
+    /// Whether its API answers through the tunnel, and since when it does or does not.
+    pub reachable: bool,
+    pub since: Instant,
+    pub leaving: Option<Leaving>,
+    pub node: Option<NodeView>,
+    pub node_synced: bool,
+    /// The labels its node had when last seen, ours at first: selectors are judged by these.
+    pub labels: BTreeMap<String, String>,
+    pub pods_synced: bool,
+    /// Pods at home that are bound to its node.
+    pub home_pods: usize,
+    pub map: Option<Box<MapView>>,
+    pub map_synced: bool,
+}
+
+/// How far a provider has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leaving {
+    pub since: Instant,
+    /// Nothing is asked of it any more.
+    pub dead: bool,
+}
+
+/// A consumer: a cluster whose pods run here.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub spec: ConsumerSpec,
+    pub reachable: bool,
+    pub leaving: bool,
+    pub map: Option<Box<MapView>>,
+    pub map_synced: bool,
+    /// What has become of each wanted mapping: home namespace to twin and phase.
+    pub phases: BTreeMap<Box<str>, (Box<str>, Phase)>,
+}
+
+/// A home namespace offloaded to one provider.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub twin: Box<str>,
+    /// What the provider's map says of it; none: nothing yet.
+    pub phase: Option<Phase>,
+    /// The provider's pods of this namespace are known.
+    pub far_synced: bool,
+    /// Kinds whose objects at the provider are to be listed once, a bit each (see `watch`), and when that is next due.
+    pub sweep: u8,
+    pub sweep_at: Option<Instant>,
+}
+
+impl Link {
+    pub(crate) fn accepted(&self) -> bool {
+        self.phase == Some(Phase::Accepted)
+    }
+}
+
+/// What leaves the rows sideways.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub notes: VecDeque<Call>,
+    pub events: VecDeque<Event>,
+    pub wake: Vec<Wake>,
+    serial: u64,
+}
+
+/// Rows to look at again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// One row, made if there is none.
+    Row(Key),
+    /// All rows of a peer.
+    Peer(PeerId),
+    /// All rows of this cluster in a namespace.
+    Twin(Box<str>),
+    /// ShadowPods that wait for room.
+    Room,
+}
+
+impl Facts {
+    pub(crate) fn link(&self, peer: PeerId, namespace: &str) -> Option<&Link> {
+        self.links.get(&(peer, namespace.into()))
+    }
+
+    /// Whether it is known which namespaces are offloaded to this provider.
+    pub(crate) fn settled(&self, peer: PeerId) -> bool {
+        self.namespaces_synced && self.offloadings_synced && self.providers.get(&peer).is_some_and(|p| p.node_synced)
+    }
+
+    /// What a consumer uses, over all its twin namespaces.
+    pub(crate) fn used_by(&self, consumer: PeerId) -> Amount {
+        let theirs = self.used.iter().filter(|(namespace, _)| self.twins.get(*namespace) == Some(&consumer));
+        theirs.fold(Amount::default(), |sum, (_, amount)| sum.plus(*amount))
+    }
+
+    /// The address under which this cluster sees `address`, an original one of the peer; `None` if it is none of that peer's.
+    pub(crate) fn image(images: &[(Prefix, Prefix)], address: Ipv4Addr) -> Option<Ipv4Addr> {
+        images.iter().find(|(original, _)| original.contains(address)).map(|(original, image)| original.translate(address, *image))
+    }
+
+    /// Whether the namespace is a twin of some consumer, which is never offloaded again.
+    pub(crate) fn is_twin(&self, namespace: &str) -> bool {
+        self.namespaces.get(namespace).is_some_and(|n| !n.consumer.is_empty())
+    }
+
+    /// Tells a user of the namespace what became of an object there, as a Kubernetes Event.
+    pub(crate) fn note(&mut self, now: crate::clock::Now, kind: &str, namespace: &str, name: &str, uid: &Uid, reason: &str, message: &str) {
+        if self.out.notes.len() >= NOTES {
+            return;
+        }
+        self.out.serial += 1;
+        let version = if kind == "NamespaceOffloading" { "offloading.liqo.io/v1beta1" } else { "v1" };
+        let tag = ownership::digest([uid.as_bytes(), reason.as_bytes(), message.as_bytes(), &now.wall.0.to_le_bytes(), &self.out.serial.to_le_bytes()]);
+        let at = now.wall.to_string();
+        let body = serde_json::json!({
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": {"name": format!("{}.{tag:016x}", &name[..name.len().min(200)]), "namespace": namespace},
+            "involvedObject": {"apiVersion": version, "kind": kind, "namespace": namespace, "name": name, "uid": uid.as_str()},
+            "type": "Warning", "reason": reason, "message": clipped(message, 1000),
+            "source": {"component": "sluice"}, "reportingComponent": "sluice", "reportingInstance": "sluice",
+            "firstTimestamp": at, "lastTimestamp": at, "count": 1,
+        });
+        self.out.notes.push_back(super::calls::create(Cluster::Home, &super::kind::EVENTS, Some(namespace), &body));
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        if self.out.events.len() >= EVENTS {
+            self.out.events.pop_front();
+        }
+        self.out.events.push_back(event);
+    }
+
+    pub(crate) fn wake(&mut self, wake: Wake) {
+        if !self.out.wake.contains(&wake) {
+            self.out.wake.push(wake);
+        }
+    }
+}
+
+/// `text` cut to at most `most` bytes at a character.
+pub(crate) fn clipped(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

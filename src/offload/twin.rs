@@ -1,0 +1,297 @@
+//! The provider's side of names: which twin namespaces a consumer's NamespaceMap asks for, which of them it may have, and what the map is told.
+//!
+//! A twin is deleted only when label, annotation and recorded UID all match; a namespace that others made is never touched, and its name is refused.
+//! The consumer is never called: all is done at home.
+
+use super::agent::Event;
+use super::calls;
+use super::facts::{Consumer, Facts, Wake};
+use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, Seen, SeenView, Sort, Step};
+use super::namespace::{self, NamespaceView, Phase};
+use super::ownership::{self, BY_MAP, DAEMON, MANAGED, ORIGINAL_NAME, OWN_UID, REMOTE_CLUSTER};
+use crate::clock::Now;
+use crate::identity::ClusterId;
+use crate::kube::call::Cluster;
+use crate::kube::reply::Reply;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// What is remembered of a twin namespace.
+#[derive(Debug, Default)]
+pub(crate) struct TwinRow {
+    /// The twin's name as last seen or asked for.
+    twin: Box<str>,
+    /// How many of its two bindings stand.
+    bound: u8,
+}
+
+/// What is remembered of a consumer's map: nothing; all is in the facts.
+#[derive(Debug, Default)]
+pub(crate) struct TenantRow;
+
+/// The two bindings of a twin: our own rights there, and the tenant's.
+const BINDINGS: [&str; 2] = ["sluice-twin", "sluice-tenant-twin"];
+
+/// The `<namespace>/<name>` of a consumer's map.
+fn map_of(home: &ClusterId, consumer: &Consumer) -> String {
+    format!("{}/{home}", consumer.spec.tenant_namespace)
+}
+
+/// Whether the namespace is this consumer's twin for `original`, as we made it.
+fn owned(view: &NamespaceView, home: &ClusterId, consumer: &Consumer, original: &str) -> bool {
+    view.marked
+        && *view.consumer == *consumer.spec.cluster.as_str()
+        && *view.by_map == *map_of(home, consumer)
+        && *view.original == *original
+        && (view.recorded_uid.is_empty() || *view.recorded_uid == *view.uid)
+}
+
+/// Why a consumer may not have a twin of this name.
+fn refusal(consumer: &Consumer, original: &str, twin: &str) -> Option<&'static str> {
+    if !ownership::is_label(original) || !ownership::is_label(twin) {
+        return Some("it is no namespace name");
+    }
+    if ownership::forbidden_namespace(twin) {
+        return Some("it is a system name");
+    }
+    let granted = |pattern: &String| match pattern.strip_suffix('*') {
+        Some(start) => twin.starts_with(start),
+        None => twin == pattern,
+    };
+    if twin == ownership::twin_name(original, &consumer.spec.cluster) || consumer.spec.names.iter().any(granted) {
+        return None;
+    }
+    Some("it is not the default name and no pattern granted covers it")
+}
+
+pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
+    let original = &key.name;
+    let Some(consumer) = facts.consumers.get(&key.peer) else { return Step::Forget };
+    if !facts.namespaces_synced || (!consumer.map_synced && !consumer.leaving) {
+        return Step::Settled;
+    }
+    let wanted = consumer.map.as_ref().and_then(|m| m.desired.get(original)).filter(|_| !consumer.leaving).cloned();
+    if row.twin.is_empty() {
+        let present = facts.namespaces.iter().find(|(_, view)| owned(view, &facts.home, consumer, original));
+        row.twin = present.map(|(name, _)| name.clone()).or_else(|| wanted.clone()).unwrap_or_default();
+    }
+    if wanted.as_deref() != Some(&*row.twin) {
+        return remove(facts, key, row, wanted.is_some());
+    }
+    let twin = row.twin.clone();
+    if let Some(why) = refusal(consumer, original, &twin) {
+        return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some(why));
+    }
+    let Some(view) = facts.namespaces.get(&twin) else {
+        row.bound = 0;
+        facts.twins.remove(&twin);
+        let namespace = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {
+                "name": twin,
+                "labels": {REMOTE_CLUSTER: consumer.spec.cluster.as_str(), MANAGED: "true", "pod-security.kubernetes.io/enforce": "baseline"},
+                "annotations": {ORIGINAL_NAME: original, BY_MAP: map_of(&facts.home, consumer)},
+            },
+        });
+        return Step::Do(Op::Create, calls::create(Cluster::Home, &NAMESPACES, None, &namespace));
+    };
+    if !owned(view, &facts.home, consumer, original) {
+        return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("a namespace of this name exists and is not this mapping's"));
+    }
+    if view.deleting {
+        row.bound = 0;
+        facts.twins.remove(&twin);
+        return answer(facts, key, &twin, Phase::Terminating, None);
+    }
+    if view.recorded_uid.is_empty() {
+        let body = json!({"metadata": {"uid": view.uid.as_str(), "annotations": {OWN_UID: view.uid.as_str()}}});
+        return Step::Do(Op::Record, calls::merge(Cluster::Home, NAMESPACES.object(None, &twin), &body));
+    }
+    match row.bound {
+        0 => Step::Do(Op::Bind(1), namespace::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON)),
+        1 => Step::Do(Op::Bind(2), namespace::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account)),
+        _ => {
+            if facts.twins.insert(twin.clone(), key.peer) != Some(key.peer) {
+                facts.wake(Wake::Twin(twin.clone()));
+            }
+            answer(facts, key, &twin, Phase::Accepted, None)
+        }
+    }
+}
+
+/// Sets what the map shall say of this mapping.
+fn answer(facts: &mut Facts, key: &Key, twin: &str, phase: Phase, why: Option<&str>) -> Step {
+    let Some(consumer) = facts.consumers.get_mut(&key.peer) else { return Step::Forget };
+    let said = (twin.into(), phase);
+    if consumer.phases.get(&key.name) != Some(&said) {
+        consumer.phases.insert(key.name.clone(), said);
+        facts.wake(Wake::Row(Key::new(Sort::Tenant, key.peer, "", "")));
+        if let Some(why) = why {
+            facts.event(Event::TwinRefused { peer: key.peer, twin: twin.into(), why: why.into() });
+        }
+    }
+    // A name that is taken may become free without a word to us if its namespace was never ours to watch.
+    if phase == Phase::CreationLoopBackOff { Step::Wait(Duration::from_secs(60)) } else { Step::Settled }
+}
+
+/// Takes a twin down; when it is gone the row ends, or starts anew under the name now wanted.
+fn remove(facts: &mut Facts, key: &Key, row: &mut TwinRow, again: bool) -> Step {
+    let consumer = &facts.consumers[&key.peer];
+    facts.twins.remove(&row.twin);
+    match facts.namespaces.get(&row.twin) {
+        Some(view) if owned(view, &facts.home, consumer, &key.name) && view.deleting => answer(facts, key, &row.twin.clone(), Phase::Terminating, None),
+        Some(view) if owned(view, &facts.home, consumer, &key.name) && !view.recorded_uid.is_empty() => {
+            Step::Do(Op::Remove, calls::delete(Cluster::Home, NAMESPACES.object(None, &row.twin), &view.uid, None))
+        }
+        Some(view) if owned(view, &facts.home, consumer, &key.name) => {
+            let body = json!({"metadata": {"uid": view.uid.as_str(), "annotations": {OWN_UID: view.uid.as_str()}}});
+            Step::Do(Op::Record, calls::merge(Cluster::Home, NAMESPACES.object(None, &row.twin), &body))
+        }
+        _ => {
+            if let Some(consumer) = facts.consumers.get_mut(&key.peer) {
+                consumer.phases.remove(&key.name);
+            }
+            facts.wake(Wake::Row(Key::new(Sort::Tenant, key.peer, "", "")));
+            *row = TwinRow::default();
+            if again { Step::Wait(Duration::ZERO) } else { Step::Forget }
+        }
+    }
+}
+
+pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, reply: &Reply) -> Next {
+    match (op, reply) {
+        (Op::Create | Op::Record, Reply::Done(body)) => {
+            if let Ok(Seen { name, view: SeenView::Namespace(view), .. }) = namespace::read_namespace(body) {
+                facts.namespaces.insert(name, view);
+            }
+            Next::Again
+        }
+        (Op::Create, Reply::Conflict) => {
+            // It exists and our watch has not told of it: either it soon will, or it is not ours.
+            let twin = row.twin.clone();
+            answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("a namespace of this name exists"));
+            Next::BackOff
+        }
+        (Op::Bind(done), Reply::Done(_) | Reply::Conflict) => {
+            row.bound = done;
+            Next::Again
+        }
+        (Op::Remove, Reply::Done(_) | Reply::NotFound) => {
+            if let Some(view) = facts.namespaces.get_mut(&row.twin) {
+                view.deleting = true;
+            }
+            if *reply == Reply::NotFound {
+                facts.namespaces.remove(&row.twin);
+            }
+            Next::Again
+        }
+        (_, reply) => match kind::usual(reply) {
+            Next::Again => Next::BackOff,
+            next => next,
+        },
+    }
+}
+
+/// The status of the consumer's map; and, when the consumer leaves, the end of all of it.
+pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
+    let Some(consumer) = facts.consumers.get(&key.peer) else { return Step::Forget };
+    if consumer.leaving && facts.namespaces_synced {
+        let left = facts.namespaces.values().any(|n| n.marked && *n.consumer == *consumer.spec.cluster.as_str());
+        if left || !consumer.phases.is_empty() {
+            return Step::Wait(Duration::from_secs(1));
+        }
+        facts.consumers.remove(&key.peer);
+        facts.event(Event::ConsumerGone { peer: key.peer });
+        facts.wake(Wake::Peer(key.peer));
+        return Step::Forget;
+    }
+    let Some(map) = &consumer.map else { return Step::Settled };
+    let mut patch = Map::new();
+    for stale in map.current.keys().filter(|k| !consumer.phases.contains_key(*k)) {
+        patch.insert(stale.to_string(), Value::Null);
+    }
+    for (original, (twin, phase)) in &consumer.phases {
+        if map.current.get(original) != Some(&(twin.clone(), *phase)) {
+            patch.insert(original.to_string(), json!({"remoteNamespace": twin, "phase": phase.as_str()}));
+        }
+    }
+    if patch.is_empty() {
+        return Step::Settled;
+    }
+    let path = MAPS.object(Some(&consumer.spec.tenant_namespace), facts.home.as_str());
+    Step::Do(Op::Status, calls::status(Cluster::Home, path, &map.uid, json!({"currentMapping": patch})))
+}
+
+pub(crate) fn settle_tenant(facts: &mut Facts, key: &Key, reply: &Reply) -> Next {
+    match reply {
+        Reply::Done(body) => {
+            if let Ok(Seen { view: SeenView::Map(map), .. }) = namespace::read_map(body)
+                && let Some(consumer) = facts.consumers.get_mut(&key.peer)
+            {
+                consumer.map = Some(map);
+            }
+            Next::Again
+        }
+        _ => Next::BackOff,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offload::agent::ConsumerSpec;
+    use crate::offload::offer::Amount;
+
+    fn consumer(names: &[&str]) -> Consumer {
+        let spec = ConsumerSpec {
+            peer: crate::identity::PeerId(0),
+            cluster: "edge".parse().expect("an ID"),
+            tenant_namespace: "liqo-tenant-edge".into(),
+            account: "tenant".into(),
+            grant: Amount::default(),
+            images: vec![],
+            names: names.iter().map(|n| n.to_string()).collect(),
+        };
+        Consumer { spec, reachable: true, leaving: false, map: None, map_synced: true, phases: Default::default() }
+    }
+
+    #[test]
+    fn a_consumer_has_its_default_names_and_what_was_granted() {
+        for (names, original, twin, granted) in [
+            (&[][..], "shop", "shop-edge", true),
+            (&[], "shop", "shop", false),
+            (&["shop"], "shop", "shop", true),
+            (&["team-*"], "shop", "team-7", true),
+            (&["*"], "shop", "kube-system", false),
+            (&["*"], "shop", "liqo-tenant-edge", false),
+            (&["*"], "x/y", "abc", false),
+            (&["*"], "shop", "Shop", false),
+        ] {
+            assert_eq!(refusal(&consumer(names), original, twin).is_none(), granted, "{original} as {twin} with {names:?}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_ours_only_if_mark_map_name_and_uid_agree() {
+        let home: ClusterId = "hub".parse().expect("an ID");
+        let view = NamespaceView {
+            uid: "u1".try_into().expect("short"),
+            marked: true,
+            consumer: "edge".into(),
+            by_map: "liqo-tenant-edge/hub".into(),
+            original: "shop".into(),
+            recorded_uid: "u1".into(),
+            ..Default::default()
+        };
+        assert!(owned(&view, &home, &consumer(&[]), "shop"));
+        for broken in [
+            NamespaceView { marked: false, ..view.clone() },
+            NamespaceView { consumer: "other".into(), ..view.clone() },
+            NamespaceView { by_map: "liqo-tenant-edge/other".into(), ..view.clone() },
+            NamespaceView { original: "other".into(), ..view.clone() },
+            NamespaceView { recorded_uid: "u0".into(), ..view.clone() },
+        ] {
+            assert!(!owned(&broken, &home, &consumer(&[]), "shop"), "{broken:?}");
+        }
+    }
+}
