@@ -1,4 +1,5 @@
 //! Two gateways face to face, in memory, under a clock of their own.
+#![expect(clippy::disallowed_methods, reason = "boringtun reads the system clock, and these tests must know what it reads")]
 
 use std::time::SystemTime;
 

@@ -8,6 +8,7 @@
 pub mod api_server;
 pub mod chance;
 pub mod clock;
+mod journeys;
 pub mod net;
 pub mod site;
 pub mod watchdog;

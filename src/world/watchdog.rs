@@ -14,6 +14,9 @@ pub const OURS: &str = "sluice.internal/managed";
 /// On shadows and provider pods: the UID of the pod at home.
 pub const HOME_UID: &str = "sluice.internal/home-uid";
 
+/// On a twin namespace: whose it is.
+const TWIN: &str = "liqo.io/remote-cluster-id";
+
 /// What a peer may write at a provider, all in its tenant and twin namespaces.
 const A_PEERS: &[&str] = &[
     "namespacemaps.offloading.liqo.io",
@@ -60,6 +63,11 @@ fn judge(change: &Change, at_home: bool) -> Result<(), String> {
     match (before, after) {
         (None, Some(made)) if !ours(made) && !free_to_make(resource) => Err("makes something without our label".into()),
         (None, _) => Ok(()),
+        // Our mark on a user's namespace says that it is offloaded; it makes it no twin.
+        (Some(before), _) if resource == "namespaces" && before["metadata"]["labels"].get(TWIN).is_none() => match after {
+            Some(after) => untouched(resource, before, after),
+            None => Err("takes away what is not ours".into()),
+        },
         (Some(before), _) if ours(before) => Ok(()),
         (Some(before), None) if resource == "pods" && terminating(before) => Ok(()),
         (Some(before), None) => Err(if terminating(before) { "ends what is not ours".into() } else { "takes away what is not ours".into() }),

@@ -240,7 +240,8 @@ impl ApiServer {
                 let address = format!("10.43.{}.{}", self.chance.below(256), 1 + self.chance.below(254));
                 fields(object, "spec").entry("clusterIP").or_insert(json!(address));
             }
-            resource if has_status(resource) => {
+            // A node brings its status along; of all other kinds it is only ever written apart.
+            resource if has_status(resource) && resource != "nodes" => {
                 if let Some(fields) = object.as_object_mut() {
                     fields.remove("status");
                 }

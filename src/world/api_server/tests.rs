@@ -186,7 +186,7 @@ fn pods_of_real_nodes_live_and_those_of_others_wait() {
     c.ask(Create, PODS, pod("far", Some("virtual")));
     c.api.make("/api/v1/nodes", json!({"metadata": {"name": "virtual"}}));
     let mut job = pod("job", None);
-    job["metadata"]["annotations"] = json!({ENDS_AFTER: "5"});
+    job["spec"]["containers"][0]["image"] = json!(format!("{ENDS_AFTER}5"));
     c.ask(Create, PODS, job);
     c.work();
     let phase = |c: &Cluster, name: &str| c.api.look(&format!("{PODS}/{name}")).map(|p| p["status"]["phase"].clone());
