@@ -155,7 +155,7 @@ where
     let mut progress = Progress { version: watch.from.clone(), bookmarked: watch.from.clone(), ..Progress::default() };
     let opened = Instant::now();
     let end = match &server {
-        None => End::Refused("this API server is not known".to_owned()),
+        None => End::Cut,
         Some(server) => {
             let mut dropped = server.dropped.subscribe();
             tokio::select! {
