@@ -22,6 +22,8 @@ pub(crate) struct NamespaceView {
     pub deleting: bool,
     /// Carries our mark.
     pub marked: bool,
+    /// Made by Sluice (a tenant's, a twin, our own), or never offloaded: the mark does not say that it is.
+    pub made: bool,
     pub scheduling: bool,
     /// The consumer whose twin this is; empty: none.
     pub consumer: Box<str>,
@@ -117,6 +119,7 @@ pub(crate) fn read_namespace(json: &[u8]) -> Result<Seen, String> {
         uid: kind::uid(&meta.uid)?,
         deleting: meta.deletion_timestamp.is_some(),
         marked: meta.ours(),
+        made: meta.label(REMOTE_CLUSTER).is_some() || ownership::forbidden_namespace(&meta.name),
         scheduling: meta.label(SCHEDULING) == Some("true"),
         consumer: text(meta.annotation(BY_MAP).and(meta.label(REMOTE_CLUSTER))),
         by_map: text(meta.annotation(BY_MAP)),
@@ -365,16 +368,17 @@ pub(crate) fn plan_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, now: 
     let twin = !namespace.consumer.is_empty();
     if let Some(offloading) = offloading.filter(|_| refusal.is_none() && !facts.providers.is_empty()) {
         let scheduling = offloading.strategy != Strategy::Local;
+        // The policy admits the label only where the account is bound, and the binding only where a NamespaceOffloading stands.
+        if !row.bound {
+            return Step::Do(Op::Bind(0), bind(name, "sluice-home", "sluice-home", DAEMON, DAEMON));
+        }
+        row.unbound = false;
         if !namespace.marked || namespace.scheduling != scheduling {
             let value = if scheduling { json!("true") } else { Value::Null };
             let body = json!({"metadata": {"uid": namespace.uid.as_str(), "labels": {MANAGED: "true", SCHEDULING: value}}});
             return Step::Do(Op::Label, calls::merge(Cluster::Home, NAMESPACES.object(None, name), &body));
         }
-        if !row.bound {
-            return Step::Do(Op::Bind(0), bind(name, "sluice-home", "sluice-home", DAEMON, DAEMON));
-        }
-        row.unbound = false;
-    } else if namespace.marked && !twin {
+    } else if namespace.marked && !twin && !namespace.made {
         if !row.unbound {
             return Step::Do(Op::Unbind, calls::delete(Cluster::Home, BINDINGS.object(Some(name), "sluice-home"), &Uid::new(), None));
         }

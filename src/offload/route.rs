@@ -418,7 +418,7 @@ impl Agent {
 
     /// A namespace that carries our marks without being a twin has a row, so that they go when they should.
     fn look_at_marked(&mut self, name: &str) {
-        let marked = self.facts.namespaces.get(name).is_some_and(|n| n.marked && n.consumer.is_empty());
+        let marked = self.facts.namespaces.get(name).is_some_and(|n| n.marked && !n.made && n.consumer.is_empty());
         if marked || self.facts.offloadings.contains_key(name) {
             self.look_at_space(name);
         }

@@ -277,6 +277,7 @@ mod tests {
         let view = NamespaceView {
             uid: "u1".try_into().expect("short"),
             marked: true,
+            made: true,
             consumer: "edge".into(),
             by_map: "liqo-tenant-edge/hub".into(),
             original: "shop".into(),

@@ -251,7 +251,9 @@ pub(crate) fn wanted(facts: &Facts) -> Vec<(Purpose, String)> {
         out.push((map, namespace::map_watch(&provider.spec.tenant_namespace, &provider.spec.cluster)));
     }
     for ((peer, namespace), link) in facts.links.iter().filter(|(_, link)| link.accepted()) {
-        for (kind, sort, resource) in SOURCES {
+        // Labelled: the account is bound there, so its ConfigMaps and Secrets may be read.
+        let bound = facts.namespaces.get(namespace).is_some_and(|n| n.marked);
+        for (kind, sort, resource) in SOURCES.iter().copied().filter(|(kind, ..)| bound || !matches!(kind, KindId::ConfigMap | KindId::Secret)) {
             out.push((source(kind, sort, *peer, namespace), resource.collection(Some(namespace))));
         }
         let there = |kind, sort, once| Purpose { on: Cluster::Peer(*peer), kind, sort, peer: *peer, namespace: namespace.clone(), once };
