@@ -438,7 +438,7 @@ impl Authority {
             it.open_join(row, now.mono);
         }
         for row in it.ledger.peers.iter().map(|p| p.row).collect::<Vec<_>>() {
-            it.open_peer(row, now.mono);
+            it.open_peer(row, false, now.mono);
         }
         it.handle_timeout(now);
         Ok(it)
@@ -523,9 +523,12 @@ impl Authority {
     }
 
     /// Gives a join up. True if there was one.
-    pub fn cancel_join(&mut self, peer: PeerId) -> bool {
+    pub fn cancel_join(&mut self, peer: PeerId, now: Now) -> bool {
         let found = self.ledger.join(peer).is_some();
         if found {
+            if let Some(id) = self.met(peer) {
+                self.regret(peer, id, now);
+            }
             self.give_up(peer, Refusal::new(Reason::Left, "the join was given up"));
         }
         found
@@ -829,7 +832,7 @@ impl Authority {
                     reach.extend(peer.endpoints.iter().cloned());
                     it.remote.extend(pairs(peer).into_iter().take(budget::PREFIXES));
                     it.node = Some((external.own_node(), external.node(row)));
-                    it.initiate = !reach.is_empty();
+                    it.initiate = !reach.is_empty() && !line.fresh;
                 }
             }
         }

@@ -69,6 +69,7 @@ enum What {
 pub(super) struct Line {
     pub(super) role: Role,
     pub(super) key: PublicKey,
+    pub(super) fresh: bool,
     /// What we show, and what the other side must show.
     shows: Bearer,
     pub(super) hears: Bearer,
@@ -99,6 +100,7 @@ impl Line {
         Some(Line {
             role,
             key,
+            fresh: false,
             shows,
             hears,
             since: now,
@@ -138,6 +140,13 @@ impl Authority {
         }
         self.handle_endpoint(peer, endpoint, now);
         self.ask(peer, now);
+    }
+
+    /// Nothing comes from the peer any more: no questions until its session is up again.
+    pub fn handle_quiet(&mut self, peer: PeerId) {
+        if let Some(line) = self.line_mut(peer) {
+            line.up = false;
+        }
     }
 
     /// The peer was heard, and proved itself, from this endpoint.
@@ -273,9 +282,11 @@ impl Authority {
         }
     }
 
-    pub(super) fn open_peer(&mut self, row: PeerId, now: Instant) {
+    /// `fresh`: the peer cannot know of the session yet, and will begin it.
+    pub(super) fn open_peer(&mut self, row: PeerId, fresh: bool, now: Instant) {
         let Some(peer) = self.ledger.peer(row) else { return };
-        if let Some(line) = Line::new(Role::Peer, &self.ledger.secret, peer.key, now) {
+        if let Some(mut line) = Line::new(Role::Peer, &self.ledger.secret, peer.key, now) {
+            line.fresh = fresh;
             self.open(row, line);
             self.announce(row);
         }
@@ -366,7 +377,7 @@ impl Authority {
                     line.said_hello = true;
                 }
             }),
-            (What::Enrol, _) => self.enrolled(row, Enrolled::answered(body)?),
+            (What::Enrol, _) => self.enrolled(row, Enrolled::answered(body)?, now),
             (What::Credential, _) => {
                 let credential = Credential::answered(body)?;
                 self.take_credential(row, credential, now.mono);
@@ -456,17 +467,24 @@ impl Authority {
     }
 
     /// The inviter took us: it becomes a peer, in the same row.
-    fn enrolled(&mut self, row: PeerId, it: Enrolled) -> Result<(), Refusal> {
+    fn enrolled(&mut self, row: PeerId, it: Enrolled, now: Now) -> Result<(), Refusal> {
         let Some(join) = self.ledger.join(row).cloned() else { return Ok(()) };
         let greeted = self.lines[usize::from(row.0)].as_deref().and_then(|l| l.greeted.clone());
         if greeted.is_none_or(|(id, _)| id != it.id) {
             return Err(Refusal::new(Reason::Unreadable, "the inviter changed its ID in the middle of the enrolment"));
         }
         let claim = Claim { id: &it.id, key: &join.ticket.inviter, prefixes: &it.prefixes };
-        if policy::acceptable(claim, false, &self.ledger, &self.facts.nodes)?.is_some() {
-            return Err(Refusal::new(Reason::AlreadyPeered, format!("{} became a peer in the meantime", it.id)));
-        }
-        let images = self.images(&it.prefixes, None).ok_or_else(no_image)?;
+        let judged = policy::acceptable(claim, false, &self.ledger, &self.facts.nodes);
+        let images = match judged.and_then(|_| self.images(&it.prefixes, None).ok_or_else(no_image)) {
+            Ok(images) => images,
+            Err(refusal) => {
+                // The inviter has pinned us all the same, so it must hear that nothing comes of it.
+                if !refusal.reason.passes() {
+                    self.regret(row, it.id, now);
+                }
+                return Err(refusal);
+            }
+        };
         let seen = self.lines[usize::from(row.0)].as_deref().and_then(|l| l.seen);
         self.ledger.joins.retain(|j| j.row != row);
         self.ledger.left.retain(|l| l.key != join.ticket.inviter);
@@ -489,6 +507,22 @@ impl Authority {
         self.dirty = true;
         self.steps.push(Step::Enrolled { row, credential: it.credential });
         Ok(())
+    }
+
+    /// A join that the inviter may have granted comes to nothing: a tombstone sees to it that the inviter is told.
+    pub(super) fn regret(&mut self, row: PeerId, id: ClusterId, now: Now) {
+        let Some(join) = self.ledger.join(row) else { return };
+        let (key, endpoints) = (join.ticket.inviter, join.ticket.endpoints.to_vec());
+        if !self.ledger.peers.iter().any(|p| p.key == key) {
+            self.ledger.push_left(Left { id, key, end: End::Joiner, at: now.wall, endpoints, told: false });
+            self.tell = (now.mono + Duration::from_secs(1), 0);
+            self.dirty = true;
+        }
+    }
+
+    /// Whom a join has met so far.
+    pub(super) fn met(&self, row: PeerId) -> Option<ClusterId> {
+        self.lines.get(usize::from(row.0))?.as_deref()?.greeted.as_ref().map(|(id, _)| id.clone())
     }
 
     pub(super) fn take_credential(&mut self, row: PeerId, it: Credential, now: Instant) {
@@ -605,7 +639,11 @@ impl Authority {
     pub(super) fn finish(&mut self, step: Step, now: Now) {
         match step {
             Step::Grant { row, enrolment, request } => {
-                self.open_peer(row, now.mono);
+                let key = self.ledger.peer(row).map(|p| p.key);
+                for join in self.ledger.joins.iter().filter(|j| Some(j.ticket.inviter) == key).map(|j| j.row).collect::<Vec<_>>() {
+                    self.give_up(join, Refusal::new(Reason::AlreadyPeered, "the inviter redeemed a ticket of ours in the meantime: the two are peers"));
+                }
+                self.open_peer(row, true, now.mono);
                 self.tell_enrolled(row);
                 if let Some(line) = self.line_mut(enrolment) {
                     line.until = Some(now.mono + FAREWELL);
@@ -624,7 +662,7 @@ impl Authority {
                 self.ask(row, now);
             }
             Step::Enrolled { row, credential } => {
-                self.open_peer(row, now.mono);
+                self.open_peer(row, false, now.mono);
                 self.tell_enrolled(row);
                 if let Some(credential) = credential.filter(|_| self.ledger.peer(row).is_some_and(|p| p.consume.is_some())) {
                     self.take_credential(row, credential, now.mono);

@@ -844,3 +844,100 @@ fn an_idle_peering_is_quiet_and_spares_the_flash() {
     assert!(world.number - asked <= 2 * 37, "renewals alone: {}", world.number - asked);
     assert!(writes <= 25, "{writes}");
 }
+
+#[test]
+fn two_that_race_for_a_ticket_get_one_answer_each_and_only_one_is_taken() {
+    let mut world = World::new();
+    let line = world.invite(None, false, false);
+    world.settle();
+    let enrolment = ticket::Ticket::read(&line).expect("reads").enrolment();
+    let hub = world.sides[HUB].auth.ledger().public();
+    let from = world.sides[HUB].auth.stranger(enrolment.public, world.now).expect("a session").control.1;
+    let shown = bearer::Bearer::pair(&enrolment.secret, &enrolment.public, &hub).expect("keys").0.text();
+    let claim = |n: u8| {
+        let secret = keys::clamp([n; 32]);
+        let key = keys::public_of(&secret);
+        let proof = bearer::Bearer::pair(&secret, &key, &hub).expect("keys").0.text();
+        let prefixes = vec![prefix("10.42.0.0/16")];
+        request::Enrol { version: 1, id: id(&format!("c{n}")), key, proof, prefixes, architecture: String::new(), consume: false, provide: None }.body()
+    };
+    let hub = &mut world.sides[HUB].auth;
+    let mut number = 0;
+    let mut put = |hub: &mut Authority, body: &str| {
+        number += 1;
+        let request = Request { from, method: "POST", path: request::ENROL, bearer: Some(&shown), body: body.as_bytes() };
+        hub.handle_request(RequestId(number), &request, world.now);
+    };
+    let answers = |hub: &mut Authority| {
+        let mut all = Vec::new();
+        while let Some(event) = hub.poll_event() {
+            if let Event::Answer { request, status, .. } = event {
+                all.push((request.0, status));
+            }
+        }
+        all
+    };
+    put(hub, &claim(11));
+    put(hub, &claim(12));
+    assert_eq!(answers(hub), [(2, 429)], "nobody is answered before the disk");
+    assert!(hub.unsaved().is_some());
+    hub.saved(Err("disk".into()), world.now);
+    assert_eq!(answers(hub), [(1, 503)]);
+    put(hub, &claim(12));
+    assert!(hub.unsaved().is_some());
+    hub.saved(Ok(()), world.now);
+    put(hub, &claim(11));
+    put(hub, &claim(12));
+    assert_eq!(answers(hub), [(3, 200), (4, 410), (5, 200)]);
+    assert_eq!(hub.ledger().peers[0].id, id("c12"));
+}
+
+#[test]
+fn two_that_invite_and_join_each_other_at_once_become_peers_once() {
+    for first in [HUB, EDGE] {
+        for head_start in 0..30 {
+            let mut world = World::new();
+            let mut lines = Vec::new();
+            for side in [HUB, EDGE] {
+                let order = InviteOrder {
+                    endpoints: vec![Endpoint::Address(address(side))],
+                    offer: Some(LENT),
+                    ask: false,
+                    replace: false,
+                    life: Duration::from_secs(900),
+                    secret: [side as u8 + 50; 16],
+                };
+                lines.push(world.sides[side].auth.invite(order, world.now).expect("a ticket").line);
+            }
+            world.settle();
+            for side in [first, 1 - first] {
+                let order = JoinOrder { line: lines[1 - side].clone(), consume: true, provide: None, replace: false };
+                let begun = world.sides[side].auth.join(order, world.now);
+                assert!(begun.is_ok() || matches!(begun, Err(CannotJoin::Peered(_))));
+                for _ in 0..head_start {
+                    world.step();
+                }
+            }
+            world.pass(Duration::from_secs(60));
+            assert!(world.linked(), "{first} {head_start}: {:?} {:?}", world.progress(HUB), world.progress(EDGE));
+            let ends = [HUB, EDGE].map(|side| world.sides[side].auth.ledger().peers[0].end);
+            assert_ne!(ends[0], ends[1]);
+            assert!(world.sides.iter().all(|s| s.auth.ledger().joins.is_empty()));
+        }
+    }
+}
+
+#[test]
+fn a_join_that_is_given_up_after_the_grant_leaves_nothing_at_the_inviter() {
+    let mut world = World::new();
+    world.sides[HUB].api_down = true;
+    let line = world.invite(Some(LENT), false, false);
+    let row = world.join(&line, None);
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.sides[HUB].auth.ledger().peers.len(), 1);
+    assert!(world.sides[EDGE].auth.cancel_join(row, world.now));
+    world.sides[HUB].api_down = false;
+    world.pass(Duration::from_secs(120));
+    assert_eq!((world.sides[HUB].auth.ledger().peers.len(), world.gone(HUB)), (0, 1));
+    assert!(world.sides[EDGE].sessions.is_empty() && world.sides[HUB].sessions.is_empty());
+}
