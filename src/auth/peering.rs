@@ -8,16 +8,17 @@
 //! What is wanted next follows from the ledger and the line alone, so a restart or a lost answer goes on where it stood: each question may be asked again.
 //! Questions are asked one at a time a peer, only while its session is up, with waits that grow to 15 s. Called by the edge through the authority.
 
-use super::authority::{AskId, Authority, Event, Progress, Step};
+use super::authority::Authority;
 use super::bearer::Bearer;
-use super::endpoint::Endpoint;
+use super::event::{AskId, Event, Progress};
 use super::issue::{Issue, Outcome, Revoke};
 use super::keys;
-use super::ledger::{Debt, Left, Owed, Peer};
+use super::ledger::{Debt, Peer};
 use super::policy::{self, Claim};
 use super::refusal::{Reason, Refusal};
 use super::request::{self, Credential, Enrol, Enrolled, Hello};
 use super::serve::Waiter;
+use super::steps::Step;
 use crate::budget;
 use crate::clock::{Instant, Now, WallTime};
 use crate::identity::{ClusterId, End, PeerId, PublicKey, SecretKey};
@@ -31,10 +32,6 @@ pub const KEEPALIVE: Duration = Duration::from_secs(25);
 pub const ENROLMENT: Duration = Duration::from_secs(60);
 /// A farewell session ends after this.
 pub const FAREWELL: Duration = Duration::from_secs(30);
-/// An answer that ends a session has this long to get out.
-const LINGER: Duration = Duration::from_secs(5);
-/// A peer that we leave has this long to hear it.
-const TELLING: Duration = Duration::from_secs(10);
 /// A ticket none of whose endpoints answers is given up after this.
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// An endpoint that moves is stored at most this often, to spare flash.
@@ -57,7 +54,7 @@ pub(super) enum Role {
 
 /// A question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     Hello,
     Enrol,
     Credential,
@@ -77,10 +74,14 @@ pub(super) struct Line {
     pub(super) until: Option<Instant>,
     up: bool,
     pub(super) seen: Option<SocketAddr>,
+    /// When a change of endpoint, and one of what `hello` says, was last stored.
     stored: Option<Instant>,
-    ask: Option<(AskId, What)>,
-    again: Instant,
-    failures: u32,
+    told: Option<Instant>,
+    /// When a token was last asked of the API server for it.
+    pub(super) issued: Option<Instant>,
+    pub(super) ask: Option<(AskId, What)>,
+    pub(super) again: Instant,
+    pub(super) failures: u32,
     greeted: Option<(ClusterId, u32)>,
     said_hello: bool,
     pub(super) linked: bool,
@@ -108,6 +109,8 @@ impl Line {
             up: false,
             seen: None,
             stored: None,
+            told: None,
+            issued: None,
             ask: None,
             again: now,
             failures: 0,
@@ -249,10 +252,10 @@ impl Authority {
     }
 
     /// The end of a session that was only to last for a while.
-    fn part(&mut self, row: PeerId) {
+    pub(super) fn part(&mut self, row: PeerId) {
         let Some(line) = self.line_mut(row) else { return };
         let key = line.key;
-        if line.role == Role::Farewell && self.is_held(row) {
+        if line.role == Role::Farewell && self.is_leave(row) {
             let told = self.ledger.left.iter().any(|l| l.key == key && l.told);
             self.events.push_back(Event::Progress(row, Progress::Left { told }));
         }
@@ -267,6 +270,10 @@ impl Authority {
 
     pub(super) fn line_mut(&mut self, row: PeerId) -> Option<&mut Line> {
         self.lines.get_mut(usize::from(row.0))?.as_deref_mut()
+    }
+
+    pub(super) fn lines_key(&self, row: PeerId) -> Option<PublicKey> {
+        self.lines.get(usize::from(row.0))?.as_deref().map(|l| l.key)
     }
 
     pub(super) fn open_join(&mut self, row: PeerId, now: Instant) {
@@ -292,8 +299,9 @@ impl Authority {
         }
     }
 
-    fn open(&mut self, row: PeerId, line: Line) {
+    pub(super) fn open(&mut self, row: PeerId, line: Line) {
         self.lines[usize::from(row.0)] = Some(Box::new(line));
+        self.former[usize::from(row.0)] = None;
         let session = self.session(row);
         self.events.push_back(Event::AddPeer(Box::new(session)));
     }
@@ -317,7 +325,7 @@ impl Authority {
         }
     }
 
-    fn ask(&mut self, row: PeerId, now: Now) {
+    pub(super) fn ask(&mut self, row: PeerId, now: Now) {
         if self.due(row).is_none_or(|at| at > now.mono) {
             return;
         }
@@ -414,7 +422,7 @@ impl Authority {
         }
     }
 
-    fn retry(&mut self, row: PeerId, why: String, now: Now) {
+    pub(super) fn retry(&mut self, row: PeerId, why: String, now: Now) {
         let Some(line) = self.line_mut(row) else { return };
         line.retry(now.mono);
         if line.role != Role::Farewell {
@@ -449,7 +457,11 @@ impl Authority {
         if peer.id != hello.id {
             return Err(Refusal::new(Reason::IdTaken, format!("this key belongs to {}, not to {}; unpeer and join again to change an ID", peer.id, hello.id)));
         }
-        if peer.seen_as != hello.seen_as || peer.architecture != hello.architecture {
+        let changed = peer.seen_as != hello.seen_as || peer.architecture != hello.architecture;
+        // A peer that says something else each time shall not wear out the flash.
+        let line = self.lines[usize::from(row.0)].as_deref_mut();
+        let heed = changed && line.is_some_and(|l| l.told.is_none_or(|at| now.mono.since(at) >= MOVES) && l.told.replace(now.mono) != Some(now.mono));
+        if heed {
             let other = peer.architecture != hello.architecture;
             (peer.seen_as, peer.architecture) = (hello.seen_as.clone(), hello.architecture.clone());
             self.dirty = true;
@@ -509,17 +521,6 @@ impl Authority {
         Ok(())
     }
 
-    /// A join that the inviter may have granted comes to nothing: a tombstone sees to it that the inviter is told.
-    pub(super) fn regret(&mut self, row: PeerId, id: ClusterId, now: Now) {
-        let Some(join) = self.ledger.join(row) else { return };
-        let (key, endpoints) = (join.ticket.inviter, join.ticket.endpoints.to_vec());
-        if !self.ledger.peers.iter().any(|p| p.key == key) {
-            self.ledger.push_left(Left { id, key, end: End::Joiner, at: now.wall, endpoints, told: false });
-            self.tell = (now.mono + Duration::from_secs(1), 0);
-            self.dirty = true;
-        }
-    }
-
     /// Whom a join has met so far.
     pub(super) fn met(&self, row: PeerId) -> Option<ClusterId> {
         self.lines.get(usize::from(row.0))?.as_deref()?.greeted.as_ref().map(|(id, _)| id.clone())
@@ -543,78 +544,6 @@ impl Authority {
         self.events.push_back(Event::Progress(row, Progress::Failed(why)));
     }
 
-    /// Turns a peer into a tombstone and debts; what follows waits for the disk.
-    pub(super) fn depart(&mut self, row: PeerId, told: bool, now: Now) -> Result<(), Refusal> {
-        let gone = self.bury(row, told, now)?;
-        self.steps.push(Step::Leave { row, told, gone });
-        Ok(())
-    }
-
-    pub(super) fn bury(&mut self, row: PeerId, told: bool, now: Now) -> Result<Event, Refusal> {
-        let Some(at) = self.ledger.peers.iter().position(|p| p.row == row) else { return Err(policy::left()) };
-        if self.ledger.owed.len() + 3 > super::ledger::OWED {
-            return Err(Refusal::new(Reason::Full, "there is no room to remember what must be removed; it is tried again when older clean-up is done"));
-        }
-        let peer = self.ledger.peers.remove(at);
-        let debt = |what, uid: &str| Owed { what, cluster: peer.id.clone(), name: String::new(), uid: uid.into() };
-        let uid = peer.tenant.clone().unwrap_or_default();
-        let debts =
-            [peer.provide.map(|_| debt(Debt::Consumer, "")), peer.provide.map(|_| debt(Debt::Tenant, &uid)), peer.consume.map(|_| debt(Debt::Provider, ""))];
-        let all_fit = debts.into_iter().flatten().all(|owed| self.ledger.push_owed(owed));
-        debug_assert!(all_fit, "room was made sure of above");
-        let mut endpoints: Vec<Endpoint> = peer.last.map(Endpoint::Address).into_iter().collect();
-        endpoints.extend(peer.endpoints.into_iter().filter(|e| peer.last.map(Endpoint::Address).as_ref() != Some(e)));
-        endpoints.truncate(budget::ENDPOINTS);
-        self.ledger.push_left(Left { id: peer.id.clone(), key: peer.key, end: peer.end, at: now.wall, endpoints, told });
-        self.dirty = true;
-        Ok(Event::Gone { peer: row, cluster: peer.id, provider: peer.consume.is_some(), consumer: peer.provide.is_some() })
-    }
-
-    fn told(&mut self, row: PeerId, now: Instant) {
-        let Some(line) = self.line_mut(row) else { return };
-        line.until = Some(now);
-        let key = line.key;
-        if let Some(left) = self.ledger.left.iter_mut().find(|l| l.key == key) {
-            left.told = true;
-            self.dirty = true;
-        }
-        self.part(row);
-    }
-
-    fn untold(&self) -> impl Iterator<Item = PublicKey> {
-        let free = |key: &PublicKey| !self.lines.iter().flatten().any(|l| l.key == *key);
-        self.ledger.left.iter().filter(|l| !l.told && !l.endpoints.is_empty()).map(|l| l.key).filter(move |key| free(key))
-    }
-
-    /// One of the peers that do not know yet gets a session in which it can be told; each less often as time goes by.
-    fn tell_the_left(&mut self, now: Now) {
-        let untold: Vec<PublicKey> = self.untold().collect();
-        let (tries, count) = (self.tell.1, untold.len() as u32);
-        if count == 0 {
-            self.tell = (now.mono + Duration::from_secs(10), 0);
-            return;
-        }
-        self.tell = (now.mono + Duration::from_secs(10 << (tries / count).min(6)), tries.saturating_add(1));
-        let farewells = self.lines.iter().flatten().filter(|l| l.role == Role::Farewell).count();
-        let Some(row) = self.free_row().filter(|_| farewells < budget::FAREWELLS) else { return };
-        let key = untold[(tries % count) as usize];
-        if let Some(line) = Line::new(Role::Farewell, &self.ledger.secret, key, now.mono) {
-            self.open(row, Line { until: Some(now.mono + TELLING), ..line });
-        }
-    }
-
-    pub(super) fn revoked(&mut self, reply: Reply, now: Instant) {
-        let Some(revoke) = &mut self.revoke else { return };
-        if revoke.handle_reply(reply, now) {
-            let cluster = revoke.cluster().clone();
-            self.revoke = None;
-            self.ledger.owed.retain(|o| !(o.what == Debt::Tenant && o.cluster == cluster));
-            self.dirty = true;
-            let debt = self.ledger.owed.iter().find(|o| o.what == Debt::Tenant);
-            self.revoke = debt.map(|o| Revoke::begin(o.cluster.clone(), o.uid.clone()));
-        }
-    }
-
     pub(super) fn issue_reply(&mut self, row: PeerId, reply: Reply, now: Now) {
         let Some(line) = self.line_mut(row) else { return };
         let Some(outcome) = line.issue.as_mut().and_then(|issue| issue.handle_reply(reply, now.mono)) else { return };
@@ -632,71 +561,6 @@ impl Authority {
                 self.answer_issued(row, &credential);
             }
             Outcome::Refused(refusal) => self.answer_waiters(row, &refusal),
-        }
-    }
-
-    /// What follows from a step that is on disk.
-    pub(super) fn finish(&mut self, step: Step, now: Now) {
-        match step {
-            Step::Grant { row, enrolment, request } => {
-                let key = self.ledger.peer(row).map(|p| p.key);
-                for join in self.ledger.joins.iter().filter(|j| Some(j.ticket.inviter) == key).map(|j| j.row).collect::<Vec<_>>() {
-                    self.give_up(join, Refusal::new(Reason::AlreadyPeered, "the inviter redeemed a ticket of ours in the meantime: the two are peers"));
-                }
-                self.open_peer(row, true, now.mono);
-                self.tell_enrolled(row);
-                if let Some(line) = self.line_mut(enrolment) {
-                    line.until = Some(now.mono + FAREWELL);
-                }
-                self.answer_enrol(row, request, now.mono);
-            }
-            Step::Heard { row, request, gone } => {
-                self.events.push_back(gone);
-                self.answer(request, 200, "{}".into());
-                self.linger(row, now.mono, LINGER);
-            }
-            Step::Leave { row, told, gone } => {
-                self.events.push_back(gone);
-                self.linger(row, now.mono, if told { LINGER } else { TELLING });
-                self.tell = (now.mono + TELLING * 2, 0);
-                self.ask(row, now);
-            }
-            Step::Enrolled { row, credential } => {
-                self.open_peer(row, false, now.mono);
-                self.tell_enrolled(row);
-                if let Some(credential) = credential.filter(|_| self.ledger.peer(row).is_some_and(|p| p.consume.is_some())) {
-                    self.take_credential(row, credential, now.mono);
-                }
-            }
-            Step::Join { row } => self.open_join(row, now.mono),
-        }
-        // Debts of this step are begun at once.
-        self.handle_timeout(now);
-    }
-
-    fn tell_enrolled(&mut self, row: PeerId) {
-        let Some(peer) = self.ledger.peer(row) else { return };
-        let (images, seen_as) = (super::authority::pairs(peer), peer.seen_as.clone());
-        let it = Progress::Enrolled { cluster: peer.id.clone(), images, seen_as, consume: peer.consume, provide: peer.provide };
-        self.events.push_back(Event::Progress(row, it));
-    }
-
-    /// A peer's session becomes a farewell.
-    fn linger(&mut self, row: PeerId, now: Instant, time: Duration) {
-        self.hold(row);
-        self.answer_waiters(row, &policy::left());
-        let Some(line) = self.line_mut(row) else { return };
-        line.role = Role::Farewell;
-        (line.until, line.ask, line.issue, line.again, line.failures) = (Some(now + time), None, None, now, 0);
-    }
-
-    /// What is said when the state could not be written; the ledger is as it was.
-    pub(super) fn undo(&mut self, step: Step, why: &str, now: Now) {
-        let refusal = Refusal::new(Reason::NotSaved, format!("the state could not be written ({}); nothing has changed", request::printable(why, 200)));
-        match step {
-            Step::Grant { request, .. } | Step::Heard { request, .. } => self.refuse(request, &refusal),
-            Step::Enrolled { row, .. } => self.retry(row, refusal.message, now),
-            Step::Leave { row, .. } | Step::Join { row } => self.events.push_back(Event::Progress(row, Progress::Failed(refusal))),
         }
     }
 }
