@@ -297,7 +297,10 @@ impl World {
         for (asker, ask) in open {
             self.sides[asker].auth.handle_answer(ask, Err("reset".into()), self.now);
         }
-        self.sides[1 - side].requests.clear();
+        let far = &mut self.sides[1 - side];
+        far.requests.clear();
+        // Whoever sends keepalives finds out, and shakes hands anew.
+        far.sessions.values_mut().for_each(|(session, up)| *up &= session.keepalive.is_none());
     }
 
     fn invite(&mut self, offer: Option<Resources>, ask: bool, replace: bool) -> String {
@@ -1006,7 +1009,7 @@ fn trouble(seed: u64) {
     }
     world.pass(Duration::from_secs(120));
     world.check();
-    assert!(world.linked(), "seed {seed}: {:?}\n{:?}", world.progress(EDGE), world.progress(HUB));
+    assert!(world.linked(), "seed {seed}: {:?} {:?}", world.progress(EDGE), world.progress(HUB));
     let leaver = roll(2) as usize;
     let other = if leaver == HUB { id("edge") } else { id("hub") };
     assert!(world.sides[leaver].auth.unpeer(&other, world.now).is_some());
