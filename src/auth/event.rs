@@ -37,7 +37,7 @@ pub struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u32);
 
-/// A question of ours to a peer; every one must be answered with [`Authority::handle_answer`].
+/// A question of ours to a peer; every one must be answered with [`Authority::handle_answer`](super::Authority::handle_answer).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AskId(pub u32);
 

@@ -6,6 +6,7 @@
 //! Why proofs in every request: addresses prove nothing on a node shared with pods (see [`bearer`]).
 
 pub mod addresses;
+mod asking;
 mod authority;
 pub mod base64url;
 pub mod bearer;

@@ -91,7 +91,7 @@ impl Authority {
         let ticket = Ticket {
             inviter: self.public,
             secret: TicketSecret(order.secret),
-            expires: WallTime(now.wall.0.saturating_add(order.life.as_secs() as i64)),
+            expires: WallTime(now.wall.0.saturating_add(i64::try_from(order.life.as_secs()).unwrap_or(i64::MAX))),
             endpoints: order.endpoints.into_iter().take(budget::ENDPOINTS).collect(),
             offer: order.offer,
             ask: order.ask,
@@ -116,7 +116,7 @@ impl Authority {
         Ok(Invitation { line, private: ticket.endpoints.iter().all(Endpoint::is_private), ticket })
     }
 
-    /// Begins to redeem a ticket; how it goes on comes as [`Event::Progress`] under the row returned. The ticket read comes along, for the CLI.
+    /// Begins to redeem a ticket; how it goes on comes as [`Event::Progress`](super::Event::Progress) under the row returned. The ticket read comes along, for the CLI.
     pub fn join(&mut self, order: JoinOrder, now: Now) -> Result<(PeerId, Ticket), CannotJoin> {
         let ticket = Ticket::read(&order.line).map_err(CannotJoin::Ticket)?;
         if ticket.inviter == self.public {
