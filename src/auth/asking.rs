@@ -142,7 +142,13 @@ impl Authority {
     fn refused(&mut self, row: PeerId, role: Role, what: What, refusal: Refusal, now: Now) {
         match (role, refusal.reason) {
             (Role::Joining, reason) if reason.passes() => self.retry(row, refusal.message, now),
-            (Role::Joining, _) => self.give_up(row, refusal),
+            (Role::Joining, reason) => {
+                // These are said after the grant: the inviter must hear that nothing comes of it.
+                if let (Reason::Foreign | Reason::ApiRefused, Some(id)) = (reason, self.met(row)) {
+                    self.regret(row, id, now);
+                }
+                self.give_up(row, refusal);
+            }
             (Role::Peer, Reason::Left) => {
                 // Without room for the debts the peer stays, and is told again.
                 if self.depart(row, true, now).is_err() {

@@ -162,9 +162,12 @@ impl Authority {
     }
 
     /// Other facts: nodes came and went, the host has other addresses. Images that clash now are moved.
-    pub fn set_facts(&mut self, facts: Facts) {
+    /// False if the external range itself is taken by now: a new start chooses another.
+    pub fn set_facts(&mut self, facts: Facts) -> bool {
         self.facts = facts;
         self.refit();
+        let range = self.external.prefix();
+        !self.facts.pods.iter().chain(&self.facts.in_use).any(|used| used.overlaps(range))
     }
 
     /// A time that is believed (from NTP, or a peer's `hello`), for the next start without a clock. Stored with the next change.
@@ -191,9 +194,14 @@ impl Authority {
         let (caller, call) = revoke.or_else(|| {
             self.lines.iter_mut().enumerate().find_map(|(row, line)| Some((Caller::Issue(PeerId(row as u8)), line.as_mut()?.issue.as_mut()?.poll_call()?)))
         })?;
-        self.counter = self.counter.wrapping_add(1);
-        self.calls.push((self.counter, caller));
-        Some((self.counter, call))
+        let number = self.next_number();
+        self.calls.push((number, caller));
+        if let Caller::Issue(row) = caller
+            && let Some(line) = self.line_mut(row)
+        {
+            line.call = Some(number);
+        }
+        Some((number, call))
     }
 
     /// The answer to a call.
@@ -201,7 +209,9 @@ impl Authority {
         let Some(at) = self.calls.iter().position(|(id, _)| *id == call) else { return };
         match self.calls.swap_remove(at).1 {
             Caller::Revoke => self.revoked(reply, now.mono),
-            Caller::Issue(row) => self.issue_reply(row, reply, now),
+            // The row may belong to another peer by now.
+            Caller::Issue(row) if self.line_mut(row).is_some_and(|l| l.call == Some(call)) => self.issue_reply(row, reply, now),
+            Caller::Issue(_) => {}
         }
     }
 

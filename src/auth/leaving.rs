@@ -113,6 +113,7 @@ impl Authority {
         self.answer_waiters(row, &policy::left());
         let Some(line) = self.line_mut(row) else { return };
         line.role = Role::Farewell;
-        (line.until, line.ask, line.issue, line.again, line.failures) = (Some(now + time), None, None, now, 0);
+        (line.until, line.ask, line.issue, line.call) = (Some(now + time), None, None, None);
+        (line.again, line.failures) = (now, 0);
     }
 }

@@ -209,6 +209,16 @@ impl fmt::Display for BadState {
 
 impl std::error::Error for BadState {}
 
+/// The ID of a cluster that was given none: what a DNS label can have of the host's name, and eight hex digits of the key.
+pub fn default_id(host: &str, key: &PublicKey) -> ClusterId {
+    let host = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let label: String = host.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(31).collect();
+    let label = label.trim_matches('-');
+    let [a, b, c, d, ..] = key.0;
+    let name = if label.is_empty() { "cluster" } else { label };
+    format!("{name}-{a:02x}{b:02x}{c:02x}{d:02x}").parse().expect("at most 31 + 9 characters of a label")
+}
+
 impl Ledger {
     /// The ledger of a cluster that has met nobody.
     pub fn new(id: ClusterId, secret: SecretKey) -> Ledger {

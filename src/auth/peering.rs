@@ -85,6 +85,8 @@ pub(super) struct Line {
     pub(super) said_hello: bool,
     pub(super) linked: bool,
     pub(super) issue: Option<Issue>,
+    /// The call of the issuing that is under way.
+    pub(super) call: Option<u32>,
     pub(super) waiters: heapless::Vec<Waiter, 4>,
     /// When to renew the credential, and when it ends.
     pub(super) credential: Option<(Instant, Instant)>,
@@ -117,6 +119,7 @@ impl Line {
             said_hello: false,
             linked: false,
             issue: None,
+            call: None,
             waiters: heapless::Vec::new(),
             credential: None,
             renewed: None,

@@ -803,7 +803,7 @@ fn images_move_when_the_host_gets_an_address_inside_them() {
     world.sides[EDGE].log.clear();
     let mut moved = facts();
     moved.in_use.push(prefix("10.71.3.0/24"));
-    world.sides[EDGE].auth.set_facts(moved);
+    assert!(world.sides[EDGE].auth.set_facts(moved));
     world.settle();
     let image = world.sides[EDGE].auth.ledger().peers[0].images[0];
     assert_eq!(image, prefix("10.72.0.0/16"));
@@ -1042,4 +1042,46 @@ fn whatever_goes_wrong_on_the_way_comes_right_in_the_end() {
     for seed in 0..60 {
         trouble(seed);
     }
+}
+
+#[test]
+fn a_namespace_of_the_tenants_name_that_is_not_ours_ends_the_join_on_both_sides() {
+    let mut world = World::new();
+    world.sides[HUB].api.insert("/api/v1/namespaces/liqo-tenant-edge".into(), r#"{"metadata":{"uid":"liqo"}}"#.into());
+    let line = world.invite(Some(LENT), false, false);
+    world.join(&line, None);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.failures(EDGE), [Reason::Foreign]);
+    assert_eq!((world.sides[HUB].auth.ledger().peers.len(), world.gone(HUB)), (0, 1));
+    assert_eq!(world.sides[HUB].api.len(), 1, "what was there still is, and nothing else");
+    assert!(world.sides[HUB].auth.owed().iter().all(|o| o.what == Debt::Consumer));
+}
+
+#[test]
+fn an_answer_to_a_peer_that_left_is_not_taken_for_its_successors() {
+    let mut world = World::peered(Some(LENT), false, None);
+    let row = world.sides[HUB].auth.ledger().peers[0].row;
+    world.pass(Duration::from_secs(10));
+    world.sides[EDGE].auth.credential_refused(PeerId(0), world.now);
+    let late = loop {
+        if let Some((number, _)) = world.sides[HUB].auth.poll_call() {
+            break number;
+        }
+        assert!(world.step());
+    };
+    world.sides[HUB].auth.unpeer(&id("edge"), world.now);
+    world.pass(Duration::from_secs(40));
+    for side in [HUB, EDGE] {
+        for owed in world.sides[side].auth.owed().to_vec() {
+            world.sides[side].auth.settle(&owed);
+        }
+    }
+    let line = world.invite(Some(LENT), false, false);
+    world.join(&line, None);
+    while world.sides[HUB].auth.ledger().peers.is_empty() {
+        assert!(world.step());
+    }
+    world.sides[HUB].auth.handle_reply(late, Reply::Done(b"{}".to_vec()), world.now);
+    world.pass(Duration::from_secs(5));
+    assert!(world.linked(), "{row:?}");
 }
