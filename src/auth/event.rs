@@ -7,6 +7,7 @@ use super::refusal::Refusal;
 use super::resources::Resources;
 use crate::budget;
 use crate::identity::{ClusterId, End, PeerId, Prefix, PublicKey, SecretKey};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -52,8 +53,8 @@ pub enum Purpose {
     Farewell,
 }
 
-/// A session the gateway is to hold.
-#[derive(Clone, Debug, PartialEq)]
+/// A session the gateway is to hold. Its keys are never printed.
+#[derive(Clone, PartialEq)]
 pub struct AddPeer {
     /// Its row.
     pub id: PeerId,
@@ -83,8 +84,8 @@ pub struct AddPeer {
     pub remote: heapless::Vec<(Prefix, Prefix), { budget::PREFIXES }>,
 }
 
-/// What the edge is to do.
-#[derive(Debug, PartialEq)]
+/// What the edge is to do. Tokens, bearers and bodies are never printed.
+#[derive(PartialEq)]
 pub enum Event {
     /// Answer a control request, with JSON.
     Answer {
@@ -220,4 +221,27 @@ pub enum Progress {
         /// Whether it knows.
         told: bool,
     },
+}
+
+impl fmt::Debug for AddPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddPeer").field("id", &self.id).field("purpose", &self.purpose).field("public_key", &self.public_key).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Answer { request, status, .. } => write!(f, "Answer({request:?}, {status})"),
+            Event::Passage { request, peer } => write!(f, "Passage({request:?}, {peer:?})"),
+            Event::Ask { ask, peer, path, .. } => write!(f, "Ask({ask:?}, {peer:?}, {path})"),
+            Event::AddPeer(session) => session.fmt(f),
+            Event::RemovePeer(peer) => write!(f, "RemovePeer({peer:?})"),
+            Event::Credential { peer, lifetime, .. } => write!(f, "Credential({peer:?}, {lifetime:?})"),
+            Event::Provider { peer, cluster, grant, .. } => write!(f, "Provider({peer:?}, {cluster}, {grant})"),
+            Event::Consumer { peer, cluster, grant, .. } => write!(f, "Consumer({peer:?}, {cluster}, {grant})"),
+            Event::Gone { peer, cluster, .. } => write!(f, "Gone({peer:?}, {cluster})"),
+            Event::Progress(peer, progress) => write!(f, "Progress({peer:?}, {progress:?})"),
+        }
+    }
 }

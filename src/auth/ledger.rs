@@ -95,7 +95,7 @@ pub struct Join {
 }
 
 /// A ticket of ours.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Issued {
     /// The public key of its enrolment.
     pub key: PublicKey,
@@ -115,6 +115,12 @@ pub struct Issued {
     pub state: TicketState,
     /// When it was closed, by the wall clock.
     pub closed: WallTime,
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Issued({:?}, {:?})", self.key, self.state)
+    }
 }
 
 /// What became of a ticket of ours.

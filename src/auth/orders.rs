@@ -16,7 +16,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// What `invite` wants.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct InviteOrder {
     /// Where we can be reached, best first.
     pub endpoints: Vec<Endpoint>,
@@ -33,7 +33,7 @@ pub struct InviteOrder {
 }
 
 /// What `invite` prints.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Invitation {
     /// The line.
     pub line: String,
@@ -55,7 +55,7 @@ pub enum CannotInvite {
 }
 
 /// What `join` wants.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct JoinOrder {
     /// The line.
     pub line: String,

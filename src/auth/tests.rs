@@ -1085,3 +1085,18 @@ fn an_answer_to_a_peer_that_left_is_not_taken_for_its_successors() {
     world.pass(Duration::from_secs(5));
     assert!(world.linked(), "{row:?}");
 }
+
+#[test]
+fn nothing_secret_is_ever_printed() {
+    let world = World::peered(Some(LENT), true, Some(SMALL));
+    let mut printed = format!("{:?} {:?}", world.sides[HUB].auth, world.sides[EDGE].auth);
+    for side in &world.sides {
+        printed.push_str(&format!("{:?} {:?}", side.log, side.sessions.values().map(|(s, _)| s).collect::<Vec<_>>()));
+    }
+    let ledger = world.sides[HUB].auth.ledger();
+    let token = world.sides[EDGE].log.iter().find_map(|e| if let Event::Credential { token, .. } = e { Some(format!("\"{token}\"")) } else { None });
+    let bearer = world.sides[EDGE].log.iter().find_map(|e| if let Event::Ask { bearer, .. } = e { Some(bearer.clone()) } else { None });
+    for secret in [token.expect("a token"), bearer.expect("a bearer"), format!("{:?}", ledger.tickets[0].preshared), format!("{:?}", ledger.secret.0)] {
+        assert!(!printed.contains(&secret), "{secret}");
+    }
+}
