@@ -205,7 +205,7 @@ impl Edge {
                 continue;
             }
             // No row free: done at the next start.
-            let Some(peer) = self.authority.hold_free() else { return };
+            let Some(peer) = self.authority.hold_free(&owed.cluster) else { return };
             let debts = |what| self.authority.owed().iter().any(|o| o.what == what && o.cluster == owed.cluster);
             let (provider, consumer) = (debts(Debt::Provider), debts(Debt::Consumer));
             let (cluster, tenant_namespace) = (owed.cluster.clone(), tenant(&owed.cluster));
@@ -443,7 +443,7 @@ impl Edge {
                 self.tell_reachable(id, now);
             }
             tunnel::Event::EndpointChanged { id, endpoint } => self.authority.handle_endpoint(id, endpoint, now),
-            tunnel::Event::Quiet { .. } => {}
+            tunnel::Event::Quiet { id } => self.authority.handle_quiet(id),
         }
     }
 
@@ -539,7 +539,6 @@ impl Edge {
             for what in [Debt::Provider, Debt::Consumer] {
                 self.authority.settle_all(what, &parting.cluster);
             }
-            self.authority.release(peer);
             self.out.push_back(Output::Gone(peer, parting.cluster));
         }
     }

@@ -137,3 +137,18 @@ fn tombstones_are_forgotten_in_their_time_and_full_tables_fit_the_file() {
     assert_eq!(ledger.left.len(), budget::LEFT);
     assert!(Ledger::parse(ledger.snapshot().as_bytes()).is_ok());
 }
+
+#[test]
+fn a_cluster_gets_an_id_from_whatever_its_host_is_called() {
+    let key = PublicKey([0x9b; 32]);
+    for (host, id) in [
+        ("shop-17", "shop-17-9b9b9b9b"),
+        ("Raspberry_Pi.local", "raspberry-pi-9b9b9b9b"),
+        ("", "cluster-9b9b9b9b"),
+        ("---", "cluster-9b9b9b9b"),
+        ("küche", "k-che-9b9b9b9b"),
+        (&"x".repeat(99), &format!("{}-9b9b9b9b", "x".repeat(31))),
+    ] {
+        assert_eq!(default_id(host, &key).as_str(), id);
+    }
+}

@@ -6,27 +6,33 @@
 //! Why proofs in every request: addresses prove nothing on a node shared with pods (see [`bearer`]).
 
 pub mod addresses;
+mod asking;
 mod authority;
 pub mod base64url;
 pub mod bearer;
 pub mod endpoint;
+mod event;
 pub mod issue;
 pub mod keys;
+mod leaving;
 pub mod ledger;
+mod orders;
 pub mod peering;
 pub mod policy;
 pub mod refusal;
 pub mod request;
 pub mod resources;
 mod serve;
+mod sessions;
 pub mod status;
+mod steps;
 #[cfg(test)]
 mod tests;
 pub mod ticket;
 
-pub use authority::{
-    AddPeer, AskId, Authority, CannotInvite, CannotJoin, CannotStart, Event, Facts, Invitation, InviteOrder, JoinOrder, Progress, Purpose, RequestId,
-};
+pub use authority::{Authority, CannotStart};
+pub use event::{AddPeer, AskId, Event, Facts, Progress, Purpose, RequestId};
+pub use orders::{CannotInvite, CannotJoin, Invitation, InviteOrder, JoinOrder};
 pub use serve::Request;
 
 /// Enrolment sessions at once; further callers wait in silence and try again.

@@ -8,19 +8,19 @@
 //! What is wanted next follows from the ledger and the line alone, so a restart or a lost answer goes on where it stood: each question may be asked again.
 //! Questions are asked one at a time a peer, only while its session is up, with waits that grow to 15 s. Called by the edge through the authority.
 
-use super::authority::{AskId, Authority, Event, Progress, Step};
+use super::authority::Authority;
 use super::bearer::Bearer;
-use super::endpoint::Endpoint;
+use super::event::{AskId, Event, Progress};
 use super::issue::{Issue, Outcome, Revoke};
 use super::keys;
-use super::ledger::{Debt, Left, Owed, Peer};
-use super::policy::{self, Claim};
+use super::ledger::Debt;
+use super::policy;
 use super::refusal::{Reason, Refusal};
-use super::request::{self, Credential, Enrol, Enrolled, Hello};
+use super::request::Credential;
 use super::serve::Waiter;
 use crate::budget;
 use crate::clock::{Instant, Now, WallTime};
-use crate::identity::{ClusterId, End, PeerId, PublicKey, SecretKey};
+use crate::identity::{ClusterId, PeerId, PublicKey, SecretKey};
 use crate::kube::reply::Reply;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -31,14 +31,10 @@ pub const KEEPALIVE: Duration = Duration::from_secs(25);
 pub const ENROLMENT: Duration = Duration::from_secs(60);
 /// A farewell session ends after this.
 pub const FAREWELL: Duration = Duration::from_secs(30);
-/// An answer that ends a session has this long to get out.
-const LINGER: Duration = Duration::from_secs(5);
-/// A peer that we leave has this long to hear it.
-const TELLING: Duration = Duration::from_secs(10);
 /// A ticket none of whose endpoints answers is given up after this.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// An endpoint that moves is stored at most this often, to spare flash.
-const MOVES: Duration = Duration::from_secs(600);
+/// An endpoint that moves, or what a peer says of itself, is stored at most this often, to spare flash.
+pub(super) const MOVES: Duration = Duration::from_secs(600);
 /// A refused credential is asked for anew at most this often.
 const RENEWALS: Duration = Duration::from_secs(5);
 
@@ -57,7 +53,7 @@ pub(super) enum Role {
 
 /// A question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     Hello,
     Enrol,
     Credential,
@@ -69,25 +65,32 @@ enum What {
 pub(super) struct Line {
     pub(super) role: Role,
     pub(super) key: PublicKey,
+    pub(super) fresh: bool,
     /// What we show, and what the other side must show.
-    shows: Bearer,
+    pub(super) shows: Bearer,
     pub(super) hears: Bearer,
     pub(super) since: Instant,
     pub(super) until: Option<Instant>,
-    up: bool,
+    pub(super) up: bool,
     pub(super) seen: Option<SocketAddr>,
+    /// When a change of endpoint, and one of what `hello` says, was last stored.
     stored: Option<Instant>,
-    ask: Option<(AskId, What)>,
-    again: Instant,
-    failures: u32,
-    greeted: Option<(ClusterId, u32)>,
-    said_hello: bool,
+    pub(super) told: Option<Instant>,
+    /// When a token was last asked of the API server for it.
+    pub(super) issued: Option<Instant>,
+    pub(super) ask: Option<(AskId, What)>,
+    pub(super) again: Instant,
+    pub(super) failures: u32,
+    pub(super) greeted: Option<(ClusterId, u32)>,
+    pub(super) said_hello: bool,
     pub(super) linked: bool,
     pub(super) issue: Option<Issue>,
+    /// The call of the issuing that is under way.
+    pub(super) call: Option<u32>,
     pub(super) waiters: heapless::Vec<Waiter, 4>,
     /// When to renew the credential, and when it ends.
     pub(super) credential: Option<(Instant, Instant)>,
-    renewed: Option<Instant>,
+    pub(super) renewed: Option<Instant>,
     /// The peer's wall clock, and when it said so.
     pub(super) time: Option<(WallTime, Instant)>,
 }
@@ -99,6 +102,7 @@ impl Line {
         Some(Line {
             role,
             key,
+            fresh: false,
             shows,
             hears,
             since: now,
@@ -106,6 +110,8 @@ impl Line {
             up: false,
             seen: None,
             stored: None,
+            told: None,
+            issued: None,
             ask: None,
             again: now,
             failures: 0,
@@ -113,6 +119,7 @@ impl Line {
             said_hello: false,
             linked: false,
             issue: None,
+            call: None,
             waiters: heapless::Vec::new(),
             credential: None,
             renewed: None,
@@ -124,7 +131,7 @@ impl Line {
         self.shows.text()
     }
 
-    fn retry(&mut self, now: Instant) {
+    pub(super) fn retry(&mut self, now: Instant) {
         self.again = now + Duration::from_millis(250 << self.failures.min(6)).min(Duration::from_secs(15));
         self.failures = self.failures.saturating_add(1);
     }
@@ -142,6 +149,13 @@ impl Authority {
         }
         self.handle_endpoint(peer, endpoint, now);
         self.ask(peer, now);
+    }
+
+    /// Nothing comes from the peer any more: no questions until its session is up again.
+    pub fn handle_quiet(&mut self, peer: PeerId) {
+        if let Some(line) = self.line_mut(peer) {
+            line.up = false;
+        }
     }
 
     /// The peer was heard, and proved itself, from this endpoint.
@@ -175,28 +189,7 @@ impl Authority {
         self.ask(peer, now);
     }
 
-    /// The answer to a question, or why there is none.
-    pub fn handle_answer(&mut self, ask: AskId, answer: Result<(u16, Vec<u8>), String>, now: Now) {
-        let found = self.lines.iter_mut().enumerate().find_map(|(row, line)| {
-            let line = line.as_mut()?;
-            let (id, what) = line.ask?;
-            (id == ask).then(|| {
-                line.ask = None;
-                (PeerId(row as u8), line.role, what)
-            })
-        });
-        let Some((row, role, what)) = found else { return };
-        match answer {
-            Err(why) => self.retry(row, request::printable(&why, 200), now),
-            Ok((200..=299, body)) => match self.answered(row, role, what, &body, now) {
-                Ok(()) => self.progressed(row, now),
-                Err(refusal) => self.refused(row, role, what, refusal, now),
-            },
-            Ok((status, body)) => self.refused(row, role, what, Refusal::read(status, &body), now),
-        }
-    }
-
-    /// Time has passed.
+    /// Time has passed, or the wall clock was set.
     pub fn handle_timeout(&mut self, now: Now) {
         self.keep_floor(now);
         self.expire(now);
@@ -244,10 +237,10 @@ impl Authority {
     }
 
     /// The end of a session that was only to last for a while.
-    fn part(&mut self, row: PeerId) {
+    pub(super) fn part(&mut self, row: PeerId) {
         let Some(line) = self.line_mut(row) else { return };
         let key = line.key;
-        if line.role == Role::Farewell && self.is_held(row) {
+        if line.role == Role::Farewell && self.is_leave(row) {
             let told = self.ledger.left.iter().any(|l| l.key == key && l.told);
             self.events.push_back(Event::Progress(row, Progress::Left { told }));
         }
@@ -264,6 +257,10 @@ impl Authority {
         self.lines.get_mut(usize::from(row.0))?.as_deref_mut()
     }
 
+    pub(super) fn lines_key(&self, row: PeerId) -> Option<PublicKey> {
+        self.lines.get(usize::from(row.0))?.as_deref().map(|l| l.key)
+    }
+
     pub(super) fn open_join(&mut self, row: PeerId, now: Instant) {
         let Some(join) = self.ledger.join(row) else { return };
         match Line::new(Role::Joining, &join.ticket.enrolment().secret, join.ticket.inviter, now) {
@@ -277,231 +274,26 @@ impl Authority {
         }
     }
 
-    pub(super) fn open_peer(&mut self, row: PeerId, now: Instant) {
+    /// `fresh`: the peer cannot know of the session yet, and will begin it.
+    pub(super) fn open_peer(&mut self, row: PeerId, fresh: bool, now: Instant) {
         let Some(peer) = self.ledger.peer(row) else { return };
-        if let Some(line) = Line::new(Role::Peer, &self.ledger.secret, peer.key, now) {
+        if let Some(mut line) = Line::new(Role::Peer, &self.ledger.secret, peer.key, now) {
+            line.fresh = fresh;
             self.open(row, line);
             self.announce(row);
         }
     }
 
-    fn open(&mut self, row: PeerId, line: Line) {
+    pub(super) fn open(&mut self, row: PeerId, line: Line) {
         self.lines[usize::from(row.0)] = Some(Box::new(line));
+        self.former[usize::from(row.0)] = None;
         let session = self.session(row);
         self.events.push_back(Event::AddPeer(Box::new(session)));
     }
 
-    /// When the next question to this peer is due; none if there is none, or it cannot be asked now.
-    fn due(&self, row: PeerId) -> Option<Instant> {
-        let line = self.lines[usize::from(row.0)].as_deref().filter(|l| l.up && l.ask.is_none())?;
-        match (self.wanted(row, line)?, line.credential) {
-            (What::Credential, Some((renew, _))) => Some(renew.max(line.again)),
-            _ => Some(line.again),
-        }
-    }
-
-    fn wanted(&self, row: PeerId, line: &Line) -> Option<What> {
-        match line.role {
-            Role::Enrolment => None,
-            Role::Joining => self.ledger.join(row).map(|_| if line.greeted.is_none() { What::Hello } else { What::Enrol }),
-            Role::Farewell => self.ledger.left.iter().any(|l| l.key == line.key && !l.told).then_some(What::Leave),
-            Role::Peer if !line.said_hello => self.ledger.peer(row).map(|_| What::Hello),
-            Role::Peer => self.ledger.peer(row)?.consume.map(|_| What::Credential),
-        }
-    }
-
-    fn ask(&mut self, row: PeerId, now: Now) {
-        if self.due(row).is_none_or(|at| at > now.mono) {
-            return;
-        }
-        let Some(line) = self.lines[usize::from(row.0)].as_deref() else { return };
-        let Some(what) = self.wanted(row, line) else { return };
-        let (path, body) = match what {
-            What::Hello => (request::HELLO, self.hello(row, now).body()),
-            What::Enrol => match self.enrolment(row) {
-                Some(enrol) => (request::ENROL, enrol.body()),
-                None => return,
-            },
-            What::Credential => (request::CREDENTIAL, "{}".into()),
-            What::Leave => (request::LEAVE, "{}".into()),
-        };
-        let ask = AskId(self.next_number());
-        let Some(line) = self.line_mut(row) else { return };
-        line.ask = Some((ask, what));
-        let bearer = line.shows.text();
-        self.events.push_back(Event::Ask { ask, peer: row, path, bearer, body });
-    }
-
-    /// What we say of ourselves to the peer in this row.
-    pub(super) fn hello(&self, row: PeerId, now: Now) -> Hello {
-        let line = self.lines[usize::from(row.0)].as_deref();
-        Hello {
-            versions: request::VERSIONS,
-            id: self.ledger.id.clone(),
-            prefixes: self.facts.pods.clone(),
-            seen_as: self.ledger.peer(row).map(|p| p.images.clone()).unwrap_or_default(),
-            architecture: self.facts.architecture.clone(),
-            time: now.wall,
-            you: line.and_then(|l| l.seen),
-        }
-    }
-
-    fn enrolment(&self, row: PeerId) -> Option<Enrol> {
-        let join = self.ledger.join(row)?;
-        let (proof, _) = Bearer::pair(&self.ledger.secret, &self.public, &join.ticket.inviter)?;
-        let (_, version) = self.lines[usize::from(row.0)].as_deref()?.greeted.clone()?;
-        Some(Enrol {
-            version,
-            id: self.ledger.id.clone(),
-            key: self.public,
-            proof: proof.text(),
-            prefixes: self.facts.pods.clone(),
-            architecture: self.facts.architecture.clone(),
-            consume: join.consume,
-            provide: join.provide,
-        })
-    }
-
-    fn answered(&mut self, row: PeerId, role: Role, what: What, body: &[u8], now: Now) -> Result<(), Refusal> {
-        match (what, role) {
-            (What::Hello, Role::Joining) => self.greeted(row, Hello::answered(body)?, now),
-            (What::Hello, _) => self.heard_hello(row, &Hello::answered(body)?, now).map(|()| {
-                if let Some(line) = self.line_mut(row) {
-                    line.said_hello = true;
-                }
-            }),
-            (What::Enrol, _) => self.enrolled(row, Enrolled::answered(body)?),
-            (What::Credential, _) => {
-                let credential = Credential::answered(body)?;
-                self.take_credential(row, credential, now.mono);
-                Ok(())
-            }
-            (What::Leave, _) => {
-                self.told(row, now.mono);
-                Ok(())
-            }
-        }
-    }
-
-    fn progressed(&mut self, row: PeerId, now: Now) {
-        if let Some(line) = self.line_mut(row)
-            && line.again <= now.mono
-        {
-            (line.again, line.failures) = (now.mono, 0);
-        }
-        self.ask(row, now);
-    }
-
-    fn refused(&mut self, row: PeerId, role: Role, what: What, refusal: Refusal, now: Now) {
-        match (role, refusal.reason) {
-            (Role::Joining, reason) if reason.passes() => self.retry(row, refusal.message, now),
-            (Role::Joining, _) => self.give_up(row, refusal),
-            (Role::Peer, Reason::Left) => {
-                // Without room for the debts the peer stays, and is told again.
-                if self.depart(row, true, now).is_err() {
-                    self.retry(row, "there is no room to remember what must be removed".into(), now);
-                }
-            }
-            (Role::Farewell, Reason::Left) if what == What::Leave => self.told(row, now.mono),
-            _ => self.retry(row, refusal.message, now),
-        }
-    }
-
-    fn retry(&mut self, row: PeerId, why: String, now: Now) {
-        let Some(line) = self.line_mut(row) else { return };
-        line.retry(now.mono);
-        if line.role != Role::Farewell {
-            self.events.push_back(Event::Progress(row, Progress::Retrying(why)));
-        }
-    }
-
-    /// The inviter said who it is: judged by the same rules as a joiner.
-    fn greeted(&mut self, row: PeerId, hello: Hello, now: Now) -> Result<(), Refusal> {
-        let version = request::shared_version(hello.versions)?;
-        let Some(join) = self.ledger.join(row) else { return Ok(()) };
-        let (key, replace) = (join.ticket.inviter, join.replace);
-        let claim = Claim { id: &hello.id, key: &key, prefixes: &hello.prefixes };
-        if let Some(old) = policy::acceptable(claim, replace, &self.ledger, &self.facts.nodes)? {
-            self.depart(old, false, now)?;
-            return Err(Refusal::new(Reason::Cleaning, format!("the earlier peering with {} is removed first", hello.id)));
-        }
-        self.images(&hello.prefixes, None).ok_or_else(no_image)?;
-        let behind_nat = hello.you.filter(|_| !self.facts.addresses.is_empty()).map(|you| !self.facts.addresses.contains(&you.ip()));
-        self.events.push_back(Event::Progress(row, Progress::Greeted { cluster: hello.id.clone(), behind_nat }));
-        if let Some(line) = self.line_mut(row) {
-            line.greeted = Some((hello.id, version));
-            line.time = Some((hello.time, now.mono));
-        }
-        Ok(())
-    }
-
-    /// A peer said who it is, asked or answering.
-    pub(super) fn heard_hello(&mut self, row: PeerId, hello: &Hello, now: Now) -> Result<(), Refusal> {
-        request::shared_version(hello.versions)?;
-        let Some(peer) = self.ledger.peer_mut(row) else { return Err(policy::left()) };
-        if peer.id != hello.id {
-            return Err(Refusal::new(Reason::IdTaken, format!("this key belongs to {}, not to {}; unpeer and join again to change an ID", peer.id, hello.id)));
-        }
-        if peer.seen_as != hello.seen_as || peer.architecture != hello.architecture {
-            let other = peer.architecture != hello.architecture;
-            (peer.seen_as, peer.architecture) = (hello.seen_as.clone(), hello.architecture.clone());
-            self.dirty = true;
-            if other {
-                self.announce(row);
-            }
-        }
-        if let Some(line) = self.line_mut(row) {
-            line.time = Some((hello.time, now.mono));
-            if !std::mem::replace(&mut line.linked, true) {
-                self.events.push_back(Event::Progress(row, Progress::Linked));
-            }
-        }
-        Ok(())
-    }
-
-    /// The inviter took us: it becomes a peer, in the same row.
-    fn enrolled(&mut self, row: PeerId, it: Enrolled) -> Result<(), Refusal> {
-        let Some(join) = self.ledger.join(row).cloned() else { return Ok(()) };
-        let greeted = self.lines[usize::from(row.0)].as_deref().and_then(|l| l.greeted.clone());
-        if greeted.is_none_or(|(id, _)| id != it.id) {
-            return Err(Refusal::new(Reason::Unreadable, "the inviter changed its ID in the middle of the enrolment"));
-        }
-        let claim = Claim { id: &it.id, key: &join.ticket.inviter, prefixes: &it.prefixes };
-        if policy::acceptable(claim, false, &self.ledger, &self.facts.nodes)?.is_some() {
-            return Err(Refusal::new(Reason::AlreadyPeered, format!("{} became a peer in the meantime", it.id)));
-        }
-        let images = self.images(&it.prefixes, None).ok_or_else(no_image)?;
-        let seen = self.lines[usize::from(row.0)].as_deref().and_then(|l| l.seen);
-        self.ledger.joins.retain(|j| j.row != row);
-        self.ledger.left.retain(|l| l.key != join.ticket.inviter);
-        self.ledger.peers.push(Peer {
-            row,
-            id: it.id,
-            key: join.ticket.inviter,
-            end: End::Joiner,
-            endpoints: join.ticket.endpoints.to_vec(),
-            last: seen,
-            prefixes: it.prefixes,
-            images,
-            seen_as: it.seen_as,
-            architecture: it.architecture,
-            // We lend what we said and use what we wanted, whatever the answer claims beyond.
-            provide: join.provide.filter(|_| it.provide.is_some() && join.ticket.ask),
-            consume: it.consume.filter(|_| join.consume),
-            tenant: None,
-        });
-        self.dirty = true;
-        self.steps.push(Step::Enrolled { row, credential: it.credential });
-        Ok(())
-    }
-
-    pub(super) fn take_credential(&mut self, row: PeerId, it: Credential, now: Instant) {
-        let Some(line) = self.line_mut(row) else { return };
-        let lifetime = Duration::from_secs(it.lifetime);
-        line.credential = Some((now + lifetime * 2 / 3, now + lifetime));
-        line.renewed = Some(now);
-        self.events.push_back(Event::Credential { peer: row, token: it.token, ca: it.ca, name: it.name, lifetime });
-        self.events.push_back(Event::Progress(row, Progress::Credential));
+    /// Whom a join has met so far.
+    pub(super) fn met(&self, row: PeerId) -> Option<ClusterId> {
+        self.lines.get(usize::from(row.0))?.as_deref()?.greeted.as_ref().map(|(id, _)| id.clone())
     }
 
     pub(super) fn give_up(&mut self, row: PeerId, why: Refusal) {
@@ -511,78 +303,6 @@ impl Authority {
             self.take_down(row);
         }
         self.events.push_back(Event::Progress(row, Progress::Failed(why)));
-    }
-
-    /// Turns a peer into a tombstone and debts; what follows waits for the disk.
-    pub(super) fn depart(&mut self, row: PeerId, told: bool, now: Now) -> Result<(), Refusal> {
-        let gone = self.bury(row, told, now)?;
-        self.steps.push(Step::Leave { row, told, gone });
-        Ok(())
-    }
-
-    pub(super) fn bury(&mut self, row: PeerId, told: bool, now: Now) -> Result<Event, Refusal> {
-        let Some(at) = self.ledger.peers.iter().position(|p| p.row == row) else { return Err(policy::left()) };
-        if self.ledger.owed.len() + 3 > super::ledger::OWED {
-            return Err(Refusal::new(Reason::Full, "there is no room to remember what must be removed; it is tried again when older clean-up is done"));
-        }
-        let peer = self.ledger.peers.remove(at);
-        let debt = |what, uid: &str| Owed { what, cluster: peer.id.clone(), name: String::new(), uid: uid.into() };
-        let uid = peer.tenant.clone().unwrap_or_default();
-        let debts =
-            [peer.provide.map(|_| debt(Debt::Consumer, "")), peer.provide.map(|_| debt(Debt::Tenant, &uid)), peer.consume.map(|_| debt(Debt::Provider, ""))];
-        let all_fit = debts.into_iter().flatten().all(|owed| self.ledger.push_owed(owed));
-        debug_assert!(all_fit, "room was made sure of above");
-        let mut endpoints: Vec<Endpoint> = peer.last.map(Endpoint::Address).into_iter().collect();
-        endpoints.extend(peer.endpoints.into_iter().filter(|e| peer.last.map(Endpoint::Address).as_ref() != Some(e)));
-        endpoints.truncate(budget::ENDPOINTS);
-        self.ledger.push_left(Left { id: peer.id.clone(), key: peer.key, end: peer.end, at: now.wall, endpoints, told });
-        self.dirty = true;
-        Ok(Event::Gone { peer: row, cluster: peer.id, provider: peer.consume.is_some(), consumer: peer.provide.is_some() })
-    }
-
-    fn told(&mut self, row: PeerId, now: Instant) {
-        let Some(line) = self.line_mut(row) else { return };
-        line.until = Some(now);
-        let key = line.key;
-        if let Some(left) = self.ledger.left.iter_mut().find(|l| l.key == key) {
-            left.told = true;
-            self.dirty = true;
-        }
-        self.part(row);
-    }
-
-    fn untold(&self) -> impl Iterator<Item = PublicKey> {
-        let free = |key: &PublicKey| !self.lines.iter().flatten().any(|l| l.key == *key);
-        self.ledger.left.iter().filter(|l| !l.told && !l.endpoints.is_empty()).map(|l| l.key).filter(move |key| free(key))
-    }
-
-    /// One of the peers that do not know yet gets a session in which it can be told; each less often as time goes by.
-    fn tell_the_left(&mut self, now: Now) {
-        let untold: Vec<PublicKey> = self.untold().collect();
-        let (tries, count) = (self.tell.1, untold.len() as u32);
-        if count == 0 {
-            self.tell = (now.mono + Duration::from_secs(10), 0);
-            return;
-        }
-        self.tell = (now.mono + Duration::from_secs(10 << (tries / count).min(6)), tries.saturating_add(1));
-        let farewells = self.lines.iter().flatten().filter(|l| l.role == Role::Farewell).count();
-        let Some(row) = self.free_row().filter(|_| farewells < budget::FAREWELLS) else { return };
-        let key = untold[(tries % count) as usize];
-        if let Some(line) = Line::new(Role::Farewell, &self.ledger.secret, key, now.mono) {
-            self.open(row, Line { until: Some(now.mono + TELLING), ..line });
-        }
-    }
-
-    pub(super) fn revoked(&mut self, reply: Reply, now: Instant) {
-        let Some(revoke) = &mut self.revoke else { return };
-        if revoke.handle_reply(reply, now) {
-            let cluster = revoke.cluster().clone();
-            self.revoke = None;
-            self.ledger.owed.retain(|o| !(o.what == Debt::Tenant && o.cluster == cluster));
-            self.dirty = true;
-            let debt = self.ledger.owed.iter().find(|o| o.what == Debt::Tenant);
-            self.revoke = debt.map(|o| Revoke::begin(o.cluster.clone(), o.uid.clone()));
-        }
     }
 
     pub(super) fn issue_reply(&mut self, row: PeerId, reply: Reply, now: Now) {
@@ -604,69 +324,4 @@ impl Authority {
             Outcome::Refused(refusal) => self.answer_waiters(row, &refusal),
         }
     }
-
-    /// What follows from a step that is on disk.
-    pub(super) fn finish(&mut self, step: Step, now: Now) {
-        match step {
-            Step::Grant { row, enrolment, request } => {
-                self.open_peer(row, now.mono);
-                self.tell_enrolled(row);
-                if let Some(line) = self.line_mut(enrolment) {
-                    line.until = Some(now.mono + FAREWELL);
-                }
-                self.answer_enrol(row, request, now.mono);
-            }
-            Step::Heard { row, request, gone } => {
-                self.events.push_back(gone);
-                self.answer(request, 200, "{}".into());
-                self.linger(row, now.mono, LINGER);
-            }
-            Step::Leave { row, told, gone } => {
-                self.events.push_back(gone);
-                self.linger(row, now.mono, if told { LINGER } else { TELLING });
-                self.tell = (now.mono + TELLING * 2, 0);
-                self.ask(row, now);
-            }
-            Step::Enrolled { row, credential } => {
-                self.open_peer(row, now.mono);
-                self.tell_enrolled(row);
-                if let Some(credential) = credential.filter(|_| self.ledger.peer(row).is_some_and(|p| p.consume.is_some())) {
-                    self.take_credential(row, credential, now.mono);
-                }
-            }
-            Step::Join { row } => self.open_join(row, now.mono),
-        }
-        // Debts of this step are begun at once.
-        self.handle_timeout(now);
-    }
-
-    fn tell_enrolled(&mut self, row: PeerId) {
-        let Some(peer) = self.ledger.peer(row) else { return };
-        let (images, seen_as) = (super::authority::pairs(peer), peer.seen_as.clone());
-        let it = Progress::Enrolled { cluster: peer.id.clone(), images, seen_as, consume: peer.consume, provide: peer.provide };
-        self.events.push_back(Event::Progress(row, it));
-    }
-
-    /// A peer's session becomes a farewell.
-    fn linger(&mut self, row: PeerId, now: Instant, time: Duration) {
-        self.hold(row);
-        self.answer_waiters(row, &policy::left());
-        let Some(line) = self.line_mut(row) else { return };
-        line.role = Role::Farewell;
-        (line.until, line.ask, line.issue, line.again, line.failures) = (Some(now + time), None, None, now, 0);
-    }
-
-    /// What is said when the state could not be written; the ledger is as it was.
-    pub(super) fn undo(&mut self, step: Step, why: &str, now: Now) {
-        let refusal = Refusal::new(Reason::NotSaved, format!("the state could not be written ({}); nothing has changed", request::printable(why, 200)));
-        match step {
-            Step::Grant { request, .. } | Step::Heard { request, .. } => self.refuse(request, &refusal),
-            Step::Enrolled { row, .. } => self.retry(row, refusal.message, now),
-            Step::Leave { row, .. } | Step::Join { row } => self.events.push_back(Event::Progress(row, Progress::Failed(refusal))),
-        }
-    }
-}
-
-fn no_image() -> Refusal {
-    Refusal::new(Reason::NoImage, "all private addresses are in use here, none are left as an image of the peer's pods; free some, or use other pod prefixes")
 }

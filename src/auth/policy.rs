@@ -48,6 +48,10 @@ pub fn judge(enrol: &Enrol, ticket: &Issued, ledger: &Ledger, nodes: &[String]) 
         }
         TicketState::Used(_) => return Err(used()),
     }
+    // Each may be redeeming a ticket of the other; then the one with the lower key goes on as the joiner.
+    if ledger.joins.iter().any(|j| j.ticket.inviter == enrol.key) && ledger.public() < enrol.key {
+        return Err(Refusal::new(Reason::Busy, format!("{} is redeeming a ticket of yours at this moment; asked again soon", ledger.id)));
+    }
     let claim = Claim { id: &enrol.id, key: &enrol.key, prefixes: &enrol.prefixes };
     if let Some(row) = acceptable(claim, ticket.replace, ledger, nodes)? {
         return Ok(Judgement::Replace(row));

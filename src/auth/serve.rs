@@ -3,14 +3,16 @@
 //! Called by the edge for each request that the control listener has read. Every request gets one answer: at once, after the disk, or when the API server has spoken
 //! (at most 20 seconds later). A refusal is counted by its reason and changes nothing.
 
-use super::authority::{Authority, Event, RequestId, Step};
+use super::authority::Authority;
 use super::bearer::Bearer;
+use super::event::{Event, RequestId};
 use super::issue::Issue;
 use super::ledger::{Peer, TicketState};
 use super::peering::{ENROLMENT, Role};
 use super::policy::{self, Judgement};
 use super::refusal::{Reason, Refusal};
 use super::request::{self, Asked, Credential, Enrol, Enrolled};
+use super::steps::Step;
 use crate::clock::{Instant, Now};
 use crate::identity::{End, PeerId};
 use std::net::Ipv4Addr;
@@ -18,6 +20,9 @@ use std::time::Duration;
 
 /// How long an answer may wait for the API server.
 const WAIT: Duration = Duration::from_secs(20);
+
+/// A peer gets at most one token in this time.
+const TOKENS: Duration = Duration::from_secs(1);
 
 /// A control request as the listener read it: its head bounded by `HEAD_MAX`, its body by `CONTROL_BODY_MAX`.
 #[derive(Clone, Copy, Debug)]
@@ -207,8 +212,13 @@ impl Authority {
         let peer = self.ledger.peer(row).ok_or_else(policy::left)?;
         let (id, exists, own) = (peer.id.clone(), peer.tenant.is_some(), self.facts.account.clone());
         let line = self.line_mut(row).ok_or_else(busy)?;
+        if line.issue.is_none() && line.issued.is_some_and(|at| now.since(at) < TOKENS) {
+            return Err(busy());
+        }
         line.waiters.push(Waiter { request, enrol, until: now + WAIT }).map_err(|_| busy())?;
-        line.issue.get_or_insert_with(|| Issue::begin(id, own, exists));
+        if line.issue.is_none() {
+            (line.issue, line.issued) = (Some(Issue::begin(id, own, exists)), Some(now));
+        }
         Ok(())
     }
 

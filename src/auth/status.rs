@@ -100,7 +100,7 @@ impl Authority {
                     key: p.key,
                     end: p.end,
                     phase: if line.is_some_and(|l| l.linked) { Phase::Linked } else { Phase::Enrolled },
-                    images: super::authority::pairs(p),
+                    images: super::sessions::pairs(p),
                     seen_as: self.facts.pods.iter().copied().zip(p.seen_as.iter().copied()).collect(),
                     architecture: p.architecture.clone(),
                     consume: p.consume,

@@ -54,7 +54,7 @@ impl fmt::Debug for TicketSecret {
 }
 
 /// What the secret yields: the WireGuard identity of the enrolment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Enrolment {
     /// The joiner's key for this one session.
     pub secret: SecretKey,
@@ -62,6 +62,12 @@ pub struct Enrolment {
     pub public: PublicKey,
     /// The pre-shared key of the session.
     pub preshared: [u8; 32],
+}
+
+impl fmt::Debug for Enrolment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Enrolment({:?})", self.public)
+    }
 }
 
 /// Why a text is no ticket.

@@ -286,7 +286,7 @@ impl Verbs {
             }
             let failure = match &waiter.what {
                 What::Join { cluster: None, .. } => {
-                    edge.authority().cancel_join(waiter.peer);
+                    edge.authority().cancel_join(waiter.peer, now);
                     Failure::new(
                         "no-answer",
                         format!("none of the ticket's endpoints answered in {} s; the join was given up", FOLLOWED.as_secs()),
