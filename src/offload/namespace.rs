@@ -364,14 +364,15 @@ pub(crate) fn plan_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, now: 
     let refusal = offloading.and_then(|o| twin_of(facts, name, o).err());
     let twin = !namespace.consumer.is_empty();
     if let Some(offloading) = offloading.filter(|_| refusal.is_none() && !facts.providers.is_empty()) {
+        // The policy on our account lets a namespace be labelled only where it is bound, and be bound only where a NamespaceOffloading stands.
+        if !row.bound {
+            return Step::Do(Op::Bind(0), bind(name, "sluice-home", "sluice-home", DAEMON, DAEMON));
+        }
         let scheduling = offloading.strategy != Strategy::Local;
         if !namespace.marked || namespace.scheduling != scheduling {
             let value = if scheduling { json!("true") } else { Value::Null };
             let body = json!({"metadata": {"uid": namespace.uid.as_str(), "labels": {MANAGED: "true", SCHEDULING: value}}});
             return Step::Do(Op::Label, calls::merge(Cluster::Home, NAMESPACES.object(None, name), &body));
-        }
-        if !row.bound {
-            return Step::Do(Op::Bind(0), bind(name, "sluice-home", "sluice-home", DAEMON, DAEMON));
         }
         row.unbound = false;
     } else if namespace.marked && !twin {
