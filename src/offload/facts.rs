@@ -128,6 +128,15 @@ pub(crate) enum Wake {
     Room,
 }
 
+/// The object a note is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct About<'a> {
+    pub kind: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub uid: &'a Uid,
+}
+
 impl Facts {
     pub(crate) fn link(&self, peer: PeerId, namespace: &str) -> Option<&Link> {
         self.links.get(&(peer, namespace.into()))
@@ -155,11 +164,12 @@ impl Facts {
     }
 
     /// Tells a user of the namespace what became of an object there, as a Kubernetes Event.
-    pub(crate) fn note(&mut self, now: crate::clock::Now, kind: &str, namespace: &str, name: &str, uid: &Uid, reason: &str, message: &str) {
+    pub(crate) fn note(&mut self, now: crate::clock::Now, about: About<'_>, reason: &str, message: &str) {
         if self.out.notes.len() >= NOTES {
             return;
         }
         self.out.serial += 1;
+        let About { kind, namespace, name, uid } = about;
         let version = if kind == "NamespaceOffloading" { "offloading.liqo.io/v1beta1" } else { "v1" };
         let tag = ownership::digest([uid.as_bytes(), reason.as_bytes(), message.as_bytes(), &now.wall.0.to_le_bytes(), &self.out.serial.to_le_bytes()]);
         let at = now.wall.to_string();
