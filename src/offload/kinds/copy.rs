@@ -248,6 +248,11 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut CopyRow, op: Op, re
             (row.mirror, row.applied) = (Mirror::Absent, 0);
             Next::Again
         }
+        (Op::Remove, Reply::Unreachable(_)) => {
+            // It may be gone: if it is wanted again, the next write finds out.
+            row.applied = 0;
+            Next::BackOff
+        }
         (Op::Remove, Reply::Conflict) => {
             row.mirror = Mirror::Unknown;
             Next::Again
