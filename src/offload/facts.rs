@@ -4,7 +4,7 @@
 
 use super::agent::{ConsumerSpec, Event, ProviderSpec};
 use super::kind::{Key, Uid};
-use super::namespace::{MapView, NamespaceView, OffloadingView, Phase};
+use super::namespace::{MapView, Mapped, NamespaceView, OffloadingView, Phase};
 use super::node::NodeView;
 use super::offer::Amount;
 use super::ownership;
@@ -82,13 +82,15 @@ pub(crate) struct Consumer {
     pub map: Option<Box<MapView>>,
     pub map_synced: bool,
     /// What has become of each wanted mapping: home namespace to twin and phase.
-    pub phases: BTreeMap<Box<str>, (Box<str>, Phase)>,
+    pub phases: BTreeMap<Box<str>, Mapped>,
 }
 
 /// A home namespace offloaded to one provider.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub twin: Box<str>,
+    /// The twin's UID, as the provider's map says it.
+    pub uid: Uid,
     /// What the provider's map says of it; none: nothing yet.
     pub phase: Option<Phase>,
     /// The provider's pods of this namespace are known.
