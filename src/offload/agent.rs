@@ -13,7 +13,7 @@ use super::watch::{self, Feeds, Order, SWEPT, WatchId};
 use crate::budget;
 use crate::clock::{Instant, Now};
 use crate::identity::{ClusterId, PeerId, Prefix};
-use crate::kube::call::{Call, Cluster};
+use crate::kube::call::Call;
 use crate::kube::reply::Reply;
 use crate::kube::watch::Told;
 use std::collections::BTreeMap;
@@ -22,6 +22,9 @@ use std::time::Duration;
 
 /// How often copies at a provider are listed to find what others changed.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// When a list that found its table full is told again.
+const FULL_RETRY: Duration = Duration::from_secs(60);
 
 /// What the agent is told of its own cluster.
 #[derive(Clone, Debug)]
@@ -147,6 +150,8 @@ pub struct Agent {
     pub(super) now: Now,
     /// Watches may have to be opened or closed.
     pub(super) stale: bool,
+    /// The last object told found no row.
+    pub(super) refused: bool,
 }
 
 impl Agent {
@@ -159,6 +164,7 @@ impl Agent {
             providers: BTreeMap::new(),
             consumers: BTreeMap::new(),
             links: BTreeMap::new(),
+            links_changed: false,
             twins: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             offloadings: BTreeMap::new(),
@@ -170,7 +176,7 @@ impl Agent {
             shadow_slices_synced: false,
             out: Outbox::default(),
         };
-        Agent { facts, loops: Reflector::new(spec.seed), feeds: Feeds::default(), now, stale: true }
+        Agent { facts, loops: Reflector::new(spec.seed), feeds: Feeds::default(), now, stale: true, refused: false }
     }
 
     /// Takes a provider, or its changed terms. It counts as unreachable until [`Agent::set_reachable`] says otherwise.
@@ -258,6 +264,7 @@ impl Agent {
         {
             let away = now.mono.since(provider.since);
             (provider.reachable, provider.since) = (reachable, now.mono);
+            self.facts.wake(Wake::Peer(peer));
             if reachable {
                 self.feeds.hurry(peer, now.mono);
                 if away > Duration::from_secs(10) {
@@ -273,13 +280,13 @@ impl Agent {
             && consumer.reachable != reachable
         {
             consumer.reachable = reachable;
+            self.facts.wake(Wake::Peer(peer));
             let twins: Vec<Box<str>> = self.facts.twins.iter().filter(|(_, of)| **of == peer).map(|(twin, _)| twin.clone()).collect();
             for twin in twins {
                 self.facts.wake(Wake::Twin(twin));
             }
         }
-        self.facts.wake(Wake::Peer(peer));
-        self.changed();
+        self.settle_down();
     }
 
     /// Something happened on a watch. What is told of a watch that was closed is ignored.
@@ -294,6 +301,9 @@ impl Agent {
                 }
                 let round = feed.round;
                 self.seen(&purpose, round, seen, false);
+                if std::mem::take(&mut self.refused) {
+                    self.feeds.again(id, now.mono + FULL_RETRY);
+                }
             }
             Told::Gone(seen) => {
                 let round = feed.round;
@@ -325,11 +335,7 @@ impl Agent {
     /// The reply to a call of [`Agent::poll_call`].
     pub fn handle_reply(&mut self, id: u32, reply: Reply, now: Now) {
         self.now = now;
-        let links = self.phases();
         self.loops.handle_reply(id, &reply, &mut self.facts, now);
-        if self.phases() != links {
-            self.changed();
-        }
         self.settle_down();
     }
 
@@ -367,13 +373,6 @@ impl Agent {
         [self.loops.next_due(), self.feeds.next_due(&self.facts), sweep].into_iter().flatten().min()
     }
 
-    /// The credential of a peer was not accepted: said by the shell's answers, passed on once a call.
-    pub fn note_unauthorized(&mut self, cluster: Cluster) {
-        if let Cluster::Peer(peer) = cluster {
-            self.facts.event(Event::CredentialRefused { peer });
-        }
-    }
-
     /// How many objects are being kept in step, for the status and the metrics.
     pub fn rows(&self) -> usize {
         self.loops.table.len()
@@ -381,30 +380,8 @@ impl Agent {
 
     /// Namespaces, providers or what is known of them changed: links and watches follow.
     pub(super) fn changed(&mut self) {
-        let before = self.phases();
         namespace::relink(&mut self.facts);
-        let after = self.phases();
-        if before != after {
-            let now = self.now.mono;
-            for ((peer, name), phase) in &after {
-                if before.get(&(*peer, name.clone())) != Some(phase) {
-                    self.loops.table.touch_where(now, true, |k| k.peer == *peer && (k.namespace == *name || k.sort == Sort::Map));
-                }
-            }
-            for (peer, name) in before.keys().filter(|k| !after.contains_key(*k)) {
-                self.loops.table.touch_where(now, true, |k| k.peer == *peer && (k.namespace == *name || k.sort == Sort::Map));
-            }
-            for link in self.facts.links.values_mut().filter(|l| l.accepted() && l.sweep_at.is_none()) {
-                link.sweep_at = Some(now);
-            }
-        }
-        self.loops.table.touch_where(self.now.mono, false, |k| k.sort == Sort::Space);
-        self.stale = true;
-    }
-
-    /// What the links have come to.
-    fn phases(&self) -> BTreeMap<(PeerId, Box<str>), (Box<str>, Option<namespace::Phase>)> {
-        self.facts.links.iter().map(|(key, link)| (key.clone(), (link.twin.clone(), link.phase))).collect()
+        self.facts.links_changed = true;
     }
 
     /// Rows for the twins that consumers have here, wanted or not.
@@ -427,6 +404,13 @@ impl Agent {
     /// Due sweeps, watches in line, rows that facts asked for.
     fn settle_down(&mut self) {
         let now = self.now.mono;
+        if std::mem::take(&mut self.facts.links_changed) {
+            for link in self.facts.links.values_mut().filter(|l| l.accepted() && l.sweep_at.is_none()) {
+                link.sweep_at = Some(now);
+            }
+            self.loops.table.touch_where(now, false, |k| k.sort == Sort::Space);
+            self.stale = true;
+        }
         let reachable: Vec<PeerId> = self.facts.providers.iter().filter(|(_, p)| p.reachable).map(|(peer, _)| *peer).collect();
         for ((peer, _), link) in &mut self.facts.links {
             if link.accepted() && reachable.contains(peer) && link.sweep_at.is_some_and(|at| at <= now) {
@@ -435,6 +419,7 @@ impl Agent {
                 self.stale = true;
             }
         }
+        self.stale |= self.feeds.begin_again(now);
         if std::mem::take(&mut self.stale) {
             self.feeds.align(watch::wanted(&self.facts), now);
         }

@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub consumers: BTreeMap<PeerId, Consumer>,
     /// Home namespaces that are offloaded to a provider.
     pub links: BTreeMap<(PeerId, Box<str>), Link>,
+    /// Links have come, gone or changed phase since the agent last looked.
+    pub links_changed: bool,
     /// Twin namespaces here that are complete, and whose they are.
     pub twins: BTreeMap<Box<str>, PeerId>,
     pub namespaces: BTreeMap<Box<str>, NamespaceView>,
@@ -118,6 +120,8 @@ pub(crate) enum Wake {
     Row(Key),
     /// All rows of a peer.
     Peer(PeerId),
+    /// The rows of a home namespace at a provider, and the provider's map.
+    Link(PeerId, Box<str>),
     /// All rows of this cluster in a namespace.
     Twin(Box<str>),
     /// ShadowPods that wait for room.

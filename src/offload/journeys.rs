@@ -135,7 +135,12 @@ impl Server {
 
     /// The namespace controller.
     fn end_namespaces(&mut self) {
-        let ending: Vec<String> = self.objects.iter().filter(|(p, o)| p.starts_with("/api/v1/namespaces/") && p.matches('/').count() == 4 && !o["metadata"]["deletionTimestamp"].is_null()).map(|(p, _)| p.clone()).collect();
+        let ending: Vec<String> = self
+            .objects
+            .iter()
+            .filter(|(p, o)| p.starts_with("/api/v1/namespaces/") && p.matches('/').count() == 4 && !o["metadata"]["deletionTimestamp"].is_null())
+            .map(|(p, _)| p.clone())
+            .collect();
         for path in ending {
             let part = format!("/namespaces/{}/", path.rsplit('/').next().expect("a name"));
             let inside: Vec<String> = self.objects.keys().filter(|p| p.contains(&part)).cloned().collect();
@@ -196,7 +201,12 @@ fn chosen(watch: &str, path: &str, object: &Value) -> bool {
 }
 
 fn agent(cluster: &str, now: Now) -> Agent {
-    let spec = AgentSpec { cluster: cluster.parse().expect("an ID"), pods: vec!["10.42.0.0/16".parse().expect("a prefix")], kubelet_version: "v1.37.0".into(), seed: 7 };
+    let spec = AgentSpec {
+        cluster: cluster.parse().expect("an ID"),
+        pods: vec!["10.42.0.0/16".parse().expect("a prefix")],
+        kubelet_version: "v1.37.0".into(),
+        seed: 7,
+    };
     Agent::new(spec, now)
 }
 
@@ -403,14 +413,18 @@ impl World {
 
     fn offload(&mut self, namespace: &str) {
         let path = format!("/apis/offloading.liqo.io/v1beta1/namespaces/{namespace}/namespaceoffloadings/offloading");
-        self.sites[0].server.put(&path, json!({"metadata": {"name": "offloading", "namespace": namespace}, "spec": {"podOffloadingStrategy": "LocalAndRemote"}}));
+        self.sites[0]
+            .server
+            .put(&path, json!({"metadata": {"name": "offloading", "namespace": namespace}, "spec": {"podOffloadingStrategy": "LocalAndRemote"}}));
     }
 
     fn pod(&mut self, namespace: &str, name: &str, spec: Value) -> Value {
         let mut full = json!({"nodeName": "hub", "restartPolicy": "Always", "containers": [{"name": name, "image": "lq/web:1"}]});
         merge(&mut full, &spec);
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-        self.sites[0].server.put(&path, json!({"metadata": {"name": name, "namespace": namespace, "labels": {"app": "web"}}, "spec": full, "status": {"phase": "Pending"}}))
+        self.sites[0]
+            .server
+            .put(&path, json!({"metadata": {"name": name, "namespace": namespace, "labels": {"app": "web"}}, "spec": full, "status": {"phase": "Pending"}}))
     }
 
     fn at(&self, site: usize, path: &str) -> Option<&Value> {
@@ -515,12 +529,14 @@ fn another_pod_of_the_name_replaces_the_first_one_whole() {
 #[test]
 fn restarts_change_nothing() {
     let mut world = running();
-    let before: Vec<(usize, String, Value)> = (0..2).flat_map(|s| world.sites[s].server.objects.iter().map(move |(p, o)| (s, p.clone(), o["metadata"]["uid"].clone()))).collect();
+    let before: Vec<(usize, String, Value)> =
+        (0..2).flat_map(|s| world.sites[s].server.objects.iter().map(move |(p, o)| (s, p.clone(), o["metadata"]["uid"].clone()))).collect();
     world.restart(0, GRANT);
     world.run(30);
     world.restart(1, GRANT);
     world.run(30);
-    let after: Vec<(usize, String, Value)> = (0..2).flat_map(|s| world.sites[s].server.objects.iter().map(move |(p, o)| (s, p.clone(), o["metadata"]["uid"].clone()))).collect();
+    let after: Vec<(usize, String, Value)> =
+        (0..2).flat_map(|s| world.sites[s].server.objects.iter().map(move |(p, o)| (s, p.clone(), o["metadata"]["uid"].clone()))).collect();
     assert_eq!(before, after);
     assert_eq!(world.at(0, HOME_POD).expect("it")["status"]["phase"], "Running");
 }
@@ -626,13 +642,20 @@ fn what_a_pod_needs_goes_with_it_and_nothing_else() {
     put(&mut world, "/api/v1/namespaces/shop/secrets/key", json!({"metadata": {"name": "key", "namespace": "shop"}, "type": "Opaque", "data": {"a": "MQ=="}}));
     let slice: Value = serde_json::from_str(include_str!("kinds/golden/slice.json")).expect("golden");
     put(&mut world, "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices/web-abc", slice);
-    put(&mut world, "/api/v1/namespaces/shop/services/web", json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"clusterIP": "10.43.0.9", "ports": [{"port": 80}]}}));
+    put(
+        &mut world,
+        "/api/v1/namespaces/shop/services/web",
+        json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"clusterIP": "10.43.0.9", "ports": [{"port": 80}]}}),
+    );
     world.offload("shop");
     world.pod("shop", "web-1", json!({"volumes": [{"name": "v", "configMap": {"name": "used"}}, {"name": "s", "secret": {"secretName": "key"}}]}));
     world.run(5);
     assert_eq!((world.count(1, "/configmaps/"), world.count(1, "/secrets/"), world.count(1, "shop-edge/services/")), (1, 1, 1));
     let rendered = "/apis/discovery.k8s.io/v1/namespaces/shop-edge/endpointslices/web-abc";
-    assert_eq!(world.at(1, rendered).expect("slice")["endpoints"], json!([{"addresses": ["10.71.0.9"], "conditions": {"ready": true, "serving": true, "terminating": false}}]));
+    assert_eq!(
+        world.at(1, rendered).expect("slice")["endpoints"],
+        json!([{"addresses": ["10.71.0.9"], "conditions": {"ready": true, "serving": true, "terminating": false}}])
+    );
     assert_eq!(world.at(1, rendered).expect("slice")["metadata"]["labels"]["kubernetes.io/service-name"], "web");
     // A change at home follows; a consumer that is away has no ready endpoints.
     put(&mut world, "/api/v1/namespaces/shop/configmaps/used", json!({"metadata": {"name": "used", "namespace": "shop"}, "data": {"a": "2"}}));
@@ -653,8 +676,12 @@ fn what_a_pod_needs_goes_with_it_and_nothing_else() {
 #[test]
 fn an_object_others_made_in_the_twin_is_left_alone() {
     let mut world = running();
-    let theirs = world.sites[1].server.put("/api/v1/namespaces/shop-edge/services/web", json!({"metadata": {"name": "web", "namespace": "shop-edge"}, "spec": {"mine": true}}));
-    world.sites[0].server.put("/api/v1/namespaces/shop/services/web", json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"ports": [{"port": 80}]}}));
+    let theirs = world.sites[1]
+        .server
+        .put("/api/v1/namespaces/shop-edge/services/web", json!({"metadata": {"name": "web", "namespace": "shop-edge"}, "spec": {"mine": true}}));
+    world.sites[0]
+        .server
+        .put("/api/v1/namespaces/shop/services/web", json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"ports": [{"port": 80}]}}));
     world.run(30);
     assert_eq!(world.at(1, "/api/v1/namespaces/shop-edge/services/web"), Some(&theirs));
     assert_eq!(world.count(0, "/events/"), 1);
@@ -765,11 +792,25 @@ fn a_lost_answer_neither_loses_nor_doubles_a_pod() {
 #[test]
 fn nonsense_in_objects_is_refused_without_a_panic() {
     let kinds = [
-        KindId::Node, KindId::Namespace, KindId::Offloading, KindId::NamespaceMap, KindId::HomePod, KindId::FarPod, KindId::ShadowPod, KindId::MadePod,
-        KindId::Service, KindId::EndpointSlice, KindId::ConfigMap, KindId::Secret, KindId::ShadowSlice, KindId::Copy,
+        KindId::Node,
+        KindId::Namespace,
+        KindId::Offloading,
+        KindId::NamespaceMap,
+        KindId::HomePod,
+        KindId::FarPod,
+        KindId::ShadowPod,
+        KindId::MadePod,
+        KindId::Service,
+        KindId::EndpointSlice,
+        KindId::ConfigMap,
+        KindId::Secret,
+        KindId::ShadowSlice,
+        KindId::Copy,
     ];
     for kind in kinds {
-        for text in ["", "{", "null", "[]", "{\"metadata\":null}", "{\"metadata\":{}}", "{\"metadata\":{\"name\":3}}", "{\"spec\":[],\"metadata\":{\"name\":\"a\"}}"] {
+        for text in
+            ["", "{", "null", "[]", "{\"metadata\":null}", "{\"metadata\":{}}", "{\"metadata\":{\"name\":3}}", "{\"spec\":[],\"metadata\":{\"name\":\"a\"}}"]
+        {
             let _ = read(kind, text.as_bytes());
         }
         let long = format!("{{\"metadata\":{{\"name\":\"a\",\"uid\":\"{}\"}}}}", "x".repeat(37));

@@ -2,7 +2,7 @@
 //! the NamespaceMap at each provider. Without a NamespaceOffloading everything of ours goes: binding first, then the labels. No finalizer is ever set.
 
 use super::calls;
-use super::facts::{Facts, Link, Provider};
+use super::facts::{Facts, Link, Provider, Wake};
 use super::kind::{self, BINDINGS, HERE, Key, MAPS, NAMESPACES, Next, OFFLOADINGS, Op, Seen, SeenView, Sort, Step, Uid};
 use super::ownership::{self, BY_MAP, DAEMON, MANAGED, ORIGINAL_NAME, OWN_UID, REMOTE_CLUSTER, SCHEDULING};
 use crate::budget;
@@ -294,10 +294,10 @@ fn twin_of(facts: &Facts, namespace: &str, offloading: &OffloadingView) -> Resul
     Ok(twin)
 }
 
-/// Brings the links in line with NamespaceOffloadings, labels and providers. True if any has come or gone.
-pub(crate) fn relink(facts: &mut Facts) -> bool {
+/// Brings the links in line with NamespaceOffloadings, labels and providers.
+pub(crate) fn relink(facts: &mut Facts) {
     if !facts.namespaces_synced || !facts.offloadings_synced {
-        return false;
+        return;
     }
     let mut wanted: BTreeMap<(PeerId, Box<str>), Box<str>> = BTreeMap::new();
     for (namespace, offloading) in &facts.offloadings {
@@ -314,28 +314,41 @@ pub(crate) fn relink(facts: &mut Facts) -> bool {
             }
         }
     }
-    let before = facts.links.len();
-    facts.links.retain(|key, link| wanted.get(key) == Some(&link.twin));
-    let mut changed = facts.links.len() != before;
-    for (key, twin) in wanted {
-        facts.links.entry(key).or_insert_with(|| {
-            changed = true;
-            Link { twin, phase: None, far_synced: false, sweep: 0, sweep_at: None }
-        });
+    let gone: Vec<(PeerId, Box<str>)> = facts.links.iter().filter(|(key, link)| wanted.get(key) != Some(&link.twin)).map(|(key, _)| key.clone()).collect();
+    for key in gone {
+        facts.links.remove(&key);
+        link_changed(facts, key);
     }
-    changed | take_phases(facts)
+    for (key, twin) in wanted {
+        if !facts.links.contains_key(&key) {
+            facts.links.insert(key.clone(), Link { twin, phase: None, far_synced: false, sweep: 0, sweep_at: None });
+            link_changed(facts, key);
+        }
+    }
+    take_phases(facts);
 }
 
-/// Brings what the providers' maps say into the links. True if any changed.
-pub(crate) fn take_phases(facts: &mut Facts) -> bool {
-    let mut changed = false;
+fn link_changed(facts: &mut Facts, (peer, namespace): (PeerId, Box<str>)) {
+    facts.links_changed = true;
+    facts.wake(Wake::Link(peer, namespace));
+}
+
+/// Brings what the providers' maps say into the links.
+pub(crate) fn take_phases(facts: &mut Facts) {
+    let mut changed = Vec::new();
     for ((peer, namespace), link) in &mut facts.links {
         let map = facts.providers.get(peer).and_then(|p| p.map.as_ref());
         let phase = map.and_then(|m| m.current.get(namespace)).filter(|(twin, _)| *twin == link.twin).map(|(_, phase)| *phase);
-        changed |= link.phase != phase;
-        link.phase = phase;
+        if link.phase != phase {
+            link.phase = phase;
+            if phase != Some(Phase::Accepted) {
+                // What was known of the twin's content is no longer.
+                (link.far_synced, link.sweep, link.sweep_at) = (false, 0, None);
+            }
+            changed.push((*peer, namespace.clone()));
+        }
     }
-    changed
+    changed.into_iter().for_each(|key| link_changed(facts, key));
 }
 
 pub(crate) fn plan_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, now: Now) -> Step {

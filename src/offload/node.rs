@@ -5,7 +5,7 @@
 
 use super::agent::Event;
 use super::calls;
-use super::facts::{Facts, Provider};
+use super::facts::{Facts, Leaving, Provider, Wake};
 use super::kind::{self, Key, LEASES, NODES, Next, Op, Seen, SeenView, Step, Uid};
 use super::ownership::{MANAGED, REMOTE_CLUSTER, TAINT, TYPE};
 use crate::clock::{Instant, Now};
@@ -21,6 +21,8 @@ pub(crate) const LEASE_EVERY: Duration = Duration::from_secs(10);
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// How long a leaving provider that answers is waited for before it counts as dead.
 pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(120);
+/// How long the pods of a leaving provider are waited for before its node goes without them.
+const PODS_WITHIN: Duration = Duration::from_secs(25);
 /// How long a leaving provider that does not answer is waited for.
 pub(crate) const LEAVE_WITHOUT: Duration = Duration::from_secs(15);
 
@@ -116,10 +118,10 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut NodeRow, now: Now) ->
         let patience = if provider.reachable { LEAVE_WITHIN } else { LEAVE_WITHOUT };
         if !leaving.dead && now.mono.since(leaving.since) >= patience {
             leaving.dead = true;
-            facts.wake(super::facts::Wake::Peer(key.peer));
+            facts.wake(Wake::Peer(key.peer));
             return Step::Wait(Duration::ZERO);
         }
-        return leave(facts, key, row);
+        return leave(facts, key, row, now);
     }
     match &provider.node {
         None => {
@@ -169,7 +171,7 @@ fn renew(row: &NodeRow, name: &str, now: Now) -> Step {
 }
 
 /// First no new pods, then no pods, then no map, then no lease, then no node.
-fn leave(facts: &mut Facts, key: &Key, row: &mut NodeRow) -> Step {
+fn leave(facts: &mut Facts, key: &Key, row: &mut NodeRow, now: Now) -> Step {
     let provider = &facts.providers[&key.peer];
     let dead = provider.leaving.is_some_and(|l| l.dead);
     let name = &provider.spec.node;
@@ -183,7 +185,10 @@ fn leave(facts: &mut Facts, key: &Key, row: &mut NodeRow) -> Step {
         return Step::Do(Op::Cordon, calls::merge(Cluster::Home, path, &body));
     }
     let mapped = provider.map.as_ref().is_some_and(|m| !m.current.is_empty() || !m.desired.is_empty());
-    if !provider.pods_synced || provider.home_pods > 0 || (!dead && (mapped || !provider.map_synced)) {
+    let left_for = provider.leaving.map_or(Duration::ZERO, |l| now.mono.since(l.since));
+    // Pods of a DaemonSet come back for as long as there is a node: after a while it goes first.
+    let pods = provider.home_pods > 0 && left_for < PODS_WITHIN;
+    if !provider.pods_synced || pods || (!dead && (mapped || !provider.map_synced)) {
         return Step::Wait(Duration::from_secs(1));
     }
     if !row.lease_gone {
@@ -193,11 +198,18 @@ fn leave(facts: &mut Facts, key: &Key, row: &mut NodeRow) -> Step {
     match ours {
         Some(node) if node.deleting => Step::Settled,
         Some(node) => Step::Do(Op::Remove, calls::delete(Cluster::Home, path, &node.uid, Some(0))),
+        None if provider.home_pods > 0 && left_for < LEAVE_WITHIN => {
+            if !dead && let Some(provider) = facts.providers.get_mut(&key.peer) {
+                provider.leaving = provider.leaving.map(|l| Leaving { dead: true, ..l });
+                facts.wake(Wake::Peer(key.peer));
+            }
+            Step::Wait(Duration::from_secs(1))
+        }
         None => {
-            let owed = dead && (mapped || !provider.map_synced);
+            let owed = mapped || !provider.map_synced;
             facts.event(Event::ProviderGone { peer: key.peer, owed });
             facts.providers.remove(&key.peer);
-            facts.wake(super::facts::Wake::Peer(key.peer));
+            facts.wake(Wake::Peer(key.peer));
             Step::Forget
         }
     }

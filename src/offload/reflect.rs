@@ -3,6 +3,7 @@
 //! At most one call an object at a time and [`budget::CALLS`] over all. A change during a call is kept and looked at after it. Throttling is obeyed;
 //! a failed row waits 0.25 s doubling to 60 s (15 s where a pod waits on it), with jitter from the agent's seed.
 
+use super::agent::Event;
 use super::facts::{Facts, Wake};
 use super::kind::{Key, Next, Op, Sort, Step};
 use super::kinds::{copy, pod, shadow};
@@ -10,7 +11,7 @@ use super::table::{Row, Slot, Table, View};
 use super::{namespace, node, twin};
 use crate::budget;
 use crate::clock::{Instant, Now};
-use crate::kube::call::Call;
+use crate::kube::call::{Call, Cluster};
 use crate::kube::reply::Reply;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +22,7 @@ const NOTES_UNDER_WAY: usize = 2;
 /// What a call under way is for.
 #[derive(Clone, Copy, Debug)]
 enum Flight {
-    Row(Slot, Op),
+    Row(Slot, Op, Cluster),
     Note,
 }
 
@@ -47,7 +48,7 @@ impl Reflector {
             return None;
         }
         if let Some((slot, op, call)) = self.next.pop() {
-            return Some(self.fly(Flight::Row(slot, op), call));
+            return Some(self.fly(Flight::Row(slot, op, call.to), call));
         }
         while let Some(slot) = self.table.pop_due(now.mono) {
             let Some(row) = self.table.row(slot) else { continue };
@@ -65,7 +66,7 @@ impl Reflector {
                 }
                 Step::Do(op, call) => {
                     row.busy = true;
-                    Some(self.fly(Flight::Row(slot, op), call))
+                    Some(self.fly(Flight::Row(slot, op, call.to), call))
                 }
             };
             self.wake(facts, now.mono);
@@ -90,7 +91,10 @@ impl Reflector {
 
     /// The reply to a call; unknown ids are ignored.
     pub(crate) fn handle_reply(&mut self, id: u32, reply: &Reply, facts: &mut Facts, now: Now) {
-        let Some(Flight::Row(slot, op)) = self.flights.remove(&id) else { return };
+        let Some(Flight::Row(slot, op, to)) = self.flights.remove(&id) else { return };
+        if let (Reply::Unauthorized, Cluster::Peer(peer)) = (reply, to) {
+            facts.event(Event::CredentialRefused { peer });
+        }
         let Some(row) = self.table.row(slot) else { return };
         row.busy = false;
         if let Reply::Throttled(wait) = reply {
@@ -134,6 +138,9 @@ impl Reflector {
                     }
                 }
                 Wake::Peer(peer) => self.table.touch_where(now, true, |k| k.peer == peer),
+                Wake::Link(peer, namespace) => {
+                    self.table.touch_where(now, true, |k| k.peer == peer && (k.namespace == namespace || matches!(k.sort, Sort::Map | Sort::Node)));
+                }
                 Wake::Twin(namespace) => {
                     self.table.touch_where(now, true, |k| matches!(k.sort, Sort::Shadow | Sort::Render) && k.namespace == namespace);
                 }

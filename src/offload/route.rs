@@ -1,7 +1,7 @@
 //! What a seen object means: which row it belongs to and on which side, or which fact it is. A second half of [`super::agent`], apart so that each reads in one go.
 
 use super::agent::{Agent, Event};
-use super::facts::{Facts, Wake};
+use super::facts::Wake;
 use super::kind::{HERE, Key, KindId, Seen, SeenView, Sort};
 use super::kinds::copy::{Mirror, Source};
 use super::kinds::pod::{Between, Reference};
@@ -21,7 +21,7 @@ pub(super) fn by_name(kind: KindId) -> bool {
 
 impl Agent {
     /// An object was seen, or seen to be gone.
-    pub(super) fn seen(&mut self, purpose: &Purpose, round: u16, seen: Seen, gone: bool) {
+    pub(super) fn seen(&mut self, purpose: &Purpose, round: u32, seen: Seen, gone: bool) {
         let Seen { namespace, name, view } = seen;
         match view {
             SeenView::Node(node) => {
@@ -43,7 +43,8 @@ impl Agent {
                     self.facts.namespaces.insert(name.clone(), view);
                 }
                 let now = self.now.mono;
-                if ours || before.is_some_and(|(consumer, _)| !consumer.is_empty()) {
+                let asked = self.facts.consumers.values().filter_map(|c| c.map.as_ref()).any(|m| m.desired.values().any(|twin| *twin == name));
+                if ours || asked || before.is_some_and(|(consumer, _)| !consumer.is_empty()) {
                     self.find_twins();
                     self.loops.table.touch_where(now, true, |k| matches!(k.sort, Sort::Twin | Sort::Tenant));
                 }
@@ -93,7 +94,13 @@ impl Agent {
             }
             SeenView::HomePod(view) => {
                 let key = Key::new(Sort::Pod, purpose.peer, &namespace, &name);
-                let Some(slot) = self.row_for(&key, gone, "pod") else { return };
+                let Some(slot) = self.row_for(&key, gone, "pod") else {
+                    if !gone {
+                        let why = "more pods are offloaded than this cluster keeps in step; this one waits until others are gone";
+                        self.facts.note(self.now, "Pod", &namespace, &name, &view.uid, "OffloadingBackOff", why);
+                    }
+                    return;
+                };
                 let Some(Row { view: View::Pod(row), marks, .. }) = self.loops.table.row(slot) else { return };
                 marks[Side::Source as usize] = round;
                 let before = row.home.as_ref().map(|h| h.references.clone());
@@ -194,7 +201,7 @@ impl Agent {
     }
 
     /// All initial objects of a watch have been told: what was not among them is gone. Without `names` the list was flawed, and nothing is.
-    pub(super) fn synced(&mut self, purpose: &Purpose, round: u16, names: Option<&BTreeSet<Box<str>>>) {
+    pub(super) fn synced(&mut self, purpose: &Purpose, round: u32, names: Option<&BTreeSet<Box<str>>>) {
         let now = self.now.mono;
         match (purpose.kind, purpose.on) {
             (KindId::Node, _) => {
@@ -257,7 +264,7 @@ impl Agent {
     }
 
     /// Mark and sweep of one side of the rows a watch tells about.
-    fn sweep(&mut self, purpose: &Purpose, round: u16, whole: bool) {
+    fn sweep(&mut self, purpose: &Purpose, round: u32, whole: bool) {
         let now = self.now.mono;
         let of = |key: &Key| key.sort == purpose.sort && key.peer == purpose.peer && (purpose.namespace.is_empty() || key.namespace == purpose.namespace);
         for slot in self.loops.table.slots(of) {
@@ -296,7 +303,7 @@ impl Agent {
         }
     }
 
-    fn sweep_row(&mut self, purpose: &Purpose, round: u16, slot: Slot) {
+    fn sweep_row(&mut self, purpose: &Purpose, round: u32, slot: Slot) {
         let Some(row) = self.loops.table.row(slot) else { return };
         let stale = |side: Side| row.marks[side as usize] != round;
         let (source, mirror, between) = (stale(Side::Source), stale(Side::Mirror), stale(Side::Between));
@@ -322,7 +329,7 @@ impl Agent {
         }
     }
 
-    fn take_source(&mut self, purpose: &Purpose, round: u16, namespace: &str, name: &str, source: Source) {
+    fn take_source(&mut self, purpose: &Purpose, round: u32, namespace: &str, name: &str, source: Source) {
         let peer = if purpose.sort == Sort::Render { HERE } else { purpose.peer };
         let key = Key::new(purpose.sort, peer, namespace, name);
         let by_use = matches!(purpose.sort, Sort::ConfigMap | Sort::Secret);
@@ -397,10 +404,7 @@ impl Agent {
             Ok(slot) => Some(slot),
             Err(_) => {
                 self.facts.event(Event::Full { what: format!("{what} {}/{}: the table is full", key.namespace, key.name) });
-                if key.sort == Sort::Pod {
-                    let why = "more objects are offloaded than this cluster keeps in step; the pod waits until others are gone";
-                    Facts::note(&mut self.facts, self.now, "Pod", &key.namespace, &key.name, &Default::default(), "OffloadingBackOff", why);
-                }
+                self.refused = true;
                 None
             }
         }

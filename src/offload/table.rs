@@ -56,7 +56,7 @@ impl View {
 pub(crate) struct Row {
     pub key: Key,
     pub view: View,
-    pub marks: [u16; 3],
+    pub marks: [u32; 3],
     pub attempts: u8,
     /// A call for this object is under way.
     pub busy: bool,

@@ -57,13 +57,15 @@ pub(crate) struct Feed {
     path: String,
     version: Option<String>,
     /// Counts lists; a row's side that was told of in this round carries it.
-    pub round: u16,
+    pub round: u32,
     /// The initial objects are being told.
     pub listing: bool,
     /// Names told in this list, for kinds that have no rows.
     pub names: BTreeSet<Box<str>>,
     /// An object of this list could not be read: nothing is taken for gone because of it.
     pub flawed: bool,
+    /// When the list is to be told again although the stream is good.
+    again: Option<Instant>,
     open: bool,
     due: Option<Instant>,
     attempts: u8,
@@ -76,6 +78,7 @@ pub(crate) struct Feeds {
     index: BTreeMap<Purpose, WatchId>,
     orders: VecDeque<Order>,
     last: u32,
+    rounds: u32,
 }
 
 impl Feeds {
@@ -83,14 +86,7 @@ impl Feeds {
     pub(crate) fn align(&mut self, wanted: Vec<(Purpose, String)>, now: Instant) {
         let keep: BTreeMap<&Purpose, &String> = wanted.iter().map(|(p, path)| (p, path)).collect();
         let gone: Vec<WatchId> = self.feeds.iter().filter(|(_, f)| keep.get(&f.purpose) != Some(&&f.path)).map(|(id, _)| *id).collect();
-        for id in gone {
-            if let Some(feed) = self.feeds.remove(&id) {
-                self.index.remove(&feed.purpose);
-                if feed.open {
-                    self.orders.push_back(Order::Close { id });
-                }
-            }
-        }
+        gone.into_iter().for_each(|id| self.remove(id));
         for (purpose, path) in wanted {
             if !self.index.contains_key(&purpose) {
                 self.last += 1;
@@ -104,11 +100,30 @@ impl Feeds {
                     listing: false,
                     names: BTreeSet::new(),
                     flawed: false,
+                    again: None,
                     open: false,
                     due: Some(now),
                     attempts: 0,
                 };
                 self.feeds.insert(id, feed);
+            }
+        }
+    }
+
+    /// Drops the watches whose whole list is to be told again. True if any: the next alignment makes them anew, under new ids.
+    pub(crate) fn begin_again(&mut self, now: Instant) -> bool {
+        let over: Vec<WatchId> = self.feeds.iter().filter(|(_, f)| f.again.is_some_and(|at| at <= now)).map(|(id, _)| *id).collect();
+        for id in &over {
+            self.remove(*id);
+        }
+        !over.is_empty()
+    }
+
+    fn remove(&mut self, id: WatchId) {
+        if let Some(feed) = self.feeds.remove(&id) {
+            self.index.remove(&feed.purpose);
+            if feed.open {
+                self.orders.push_back(Order::Close { id });
             }
         }
     }
@@ -125,8 +140,9 @@ impl Feeds {
             }
             (feed.open, feed.due) = (true, None);
             if feed.version.is_none() {
-                // A round is never 0: rows begin there.
-                feed.round = feed.round.wrapping_add(1).max(1);
+                // Counted over all watches, so that no list takes the marks of another for its own; never 0, where rows begin.
+                self.rounds = self.rounds.wrapping_add(1).max(1);
+                feed.round = self.rounds;
                 feed.listing = true;
                 feed.names.clear();
                 feed.flawed = false;
@@ -145,7 +161,7 @@ impl Feeds {
     }
 
     /// The round of the feed for a purpose, or 0.
-    pub(crate) fn round(&self, purpose: &Purpose) -> u16 {
+    pub(crate) fn round(&self, purpose: &Purpose) -> u32 {
         self.index.get(purpose).and_then(|id| self.feeds.get(id)).map_or(0, |f| f.round)
     }
 
@@ -163,6 +179,13 @@ impl Feeds {
         let wait = Duration::from_millis(100 << feed.attempts.min(7)).max(at_least);
         feed.attempts = feed.attempts.saturating_add(1);
         (feed.open, feed.due) = (false, Some(now + wait));
+    }
+
+    /// Not all that was told could be taken: the whole list is to be told again at `at`.
+    pub(crate) fn again(&mut self, id: WatchId, at: Instant) {
+        if let Some(feed) = self.feeds.get_mut(&id) {
+            feed.again.get_or_insert(at);
+        }
     }
 
     /// The stream has come to this version.
@@ -188,7 +211,7 @@ impl Feeds {
             Cluster::Home => true,
             Cluster::Peer(peer) => facts.providers.get(&peer).is_some_and(|p| p.reachable),
         };
-        self.feeds.values().filter(|f| !f.open).filter(there).filter_map(|f| f.due).min()
+        self.feeds.values().filter(there).filter_map(|f| if f.open { f.again } else { f.due }).min()
     }
 }
 

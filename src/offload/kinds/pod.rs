@@ -453,7 +453,7 @@ fn learn(row: &mut PodRow, body: &[u8], home_uid: &Uid, op: Op, now: Now) -> Nex
     row.between = Between::Ours(shadow.uid);
     row.latched = Some(shadow.stage).filter(|s| s.terminal());
     if op == Op::Latch {
-        return if row.latched.is_some() { Next::Again } else { Next::After(Duration::from_millis(250)) };
+        return if row.latched.is_some() { Next::Again } else { Next::BackOff };
     }
     row.asked = (row.asked + 1).min(5);
     row.ask_at = Some(now.mono + ASK_AFTER * (1 << row.asked));
