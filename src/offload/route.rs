@@ -417,8 +417,9 @@ impl Agent {
     }
 
     /// A namespace that carries our marks without being a twin has a row, so that they go when they should.
+    /// A tenant's namespace carries our mark too, put there by others of us: it is none that was offloaded.
     fn look_at_marked(&mut self, name: &str) {
-        let marked = self.facts.namespaces.get(name).is_some_and(|n| n.marked && n.consumer.is_empty());
+        let marked = self.facts.namespaces.get(name).is_some_and(|n| n.marked && n.consumer.is_empty()) && !super::ownership::forbidden_namespace(name);
         if marked || self.facts.offloadings.contains_key(name) {
             self.look_at_space(name);
         }
