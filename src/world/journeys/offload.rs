@@ -367,12 +367,14 @@ impl Journey {
                 self.user(EDGE, Verb::Create, "/api/v1/namespaces/other/pods", &pod(&name, "i"));
             }
             7 => drop(self.user(EDGE, Verb::Delete, "/api/v1/nodes/hub", &Value::Null)),
-            _ => {
+            // Healed by the hourly sweep: an hour of the world is long, so only some journeys have it.
+            _ if self.seed % 16 == 0 => {
                 let names = ["configmaps/conf", "services/web", "secrets/key"];
                 let name = self.chance.pick(&names).copied().unwrap_or_default();
                 self.robbed = true;
                 self.user(HUB, Verb::Delete, &format!("/api/v1/namespaces/{TWIN}/{name}"), &Value::Null);
             }
+            _ => {}
         }
     }
 
@@ -533,11 +535,11 @@ impl Journey {
         out
     }
 
-    /// Five minutes in which nobody but leases changes anything.
+    /// Two minutes in which nobody but leases changes anything.
     fn stays_quiet(&mut self) {
-        self.pass(Duration::from_secs(60));
+        self.pass(Duration::from_secs(30));
         let mut at: Vec<u64> = self.sites.iter().map(|s| s.api.store.version()).collect();
-        self.pass(Duration::from_secs(300));
+        self.pass(Duration::from_secs(120));
         for (site, at) in self.sites.iter().zip(&mut at) {
             while let Ok(Some(change)) = site.api.store.after(*at) {
                 *at = change.version;
@@ -564,10 +566,20 @@ fn pod(name: &str, image: &str) -> Value {
     pod
 }
 
-#[test]
-fn pods_go_there_and_back_once_and_everything_settles() {
+/// The tests run side by side, so each walks half of the seeds.
+fn walk_half(odd: u64) {
     let (seeds, told) = super::seeds(300);
-    for seed in seeds {
+    for seed in seeds.filter(|seed| seed % 2 == odd) {
         Journey::new(seed, told).walk();
     }
+}
+
+#[test]
+fn pods_go_there_and_back_once_and_everything_settles() {
+    walk_half(0);
+}
+
+#[test]
+fn pods_go_there_and_back_once_and_everything_settles_with_other_seeds() {
+    walk_half(1);
 }
