@@ -369,7 +369,11 @@ impl Agent {
 
     /// When [`Agent::handle_timeout`] is next needed.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let sweep = self.facts.links.values().filter(|l| l.accepted()).filter_map(|l| l.sweep_at).min();
+        let swept = |((peer, _), link): (&(PeerId, Box<str>), &super::facts::Link)| {
+            let due = link.accepted() && self.facts.providers.get(peer).is_some_and(|p| p.reachable);
+            link.sweep_at.filter(|_| due)
+        };
+        let sweep = self.facts.links.iter().filter_map(swept).min();
         [self.loops.next_due(), self.feeds.next_due(&self.facts), sweep].into_iter().flatten().min()
     }
 

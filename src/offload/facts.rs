@@ -4,7 +4,7 @@
 
 use super::agent::{ConsumerSpec, Event, ProviderSpec};
 use super::kind::{Key, Uid};
-use super::namespace::{MapView, NamespaceView, OffloadingView, Phase};
+use super::namespace::{MapView, Mapped, NamespaceView, OffloadingView, Phase};
 use super::node::NodeView;
 use super::offer::Amount;
 use super::ownership;
@@ -82,13 +82,15 @@ pub(crate) struct Consumer {
     pub map: Option<Box<MapView>>,
     pub map_synced: bool,
     /// What has become of each wanted mapping: home namespace to twin and phase.
-    pub phases: BTreeMap<Box<str>, (Box<str>, Phase)>,
+    pub phases: BTreeMap<Box<str>, Mapped>,
 }
 
 /// A home namespace offloaded to one provider.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub twin: Box<str>,
+    /// The twin's UID, as the provider's map says it.
+    pub uid: Uid,
     /// What the provider's map says of it; none: nothing yet.
     pub phase: Option<Phase>,
     /// The provider's pods of this namespace are known.
@@ -128,6 +130,15 @@ pub(crate) enum Wake {
     Room,
 }
 
+/// The object a note is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct About<'a> {
+    pub kind: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub uid: &'a Uid,
+}
+
 impl Facts {
     pub(crate) fn link(&self, peer: PeerId, namespace: &str) -> Option<&Link> {
         self.links.get(&(peer, namespace.into()))
@@ -155,11 +166,12 @@ impl Facts {
     }
 
     /// Tells a user of the namespace what became of an object there, as a Kubernetes Event.
-    pub(crate) fn note(&mut self, now: crate::clock::Now, kind: &str, namespace: &str, name: &str, uid: &Uid, reason: &str, message: &str) {
+    pub(crate) fn note(&mut self, now: crate::clock::Now, about: About<'_>, reason: &str, message: &str) {
         if self.out.notes.len() >= NOTES {
             return;
         }
         self.out.serial += 1;
+        let About { kind, namespace, name, uid } = about;
         let version = if kind == "NamespaceOffloading" { "offloading.liqo.io/v1beta1" } else { "v1" };
         let tag = ownership::digest([uid.as_bytes(), reason.as_bytes(), message.as_bytes(), &now.wall.0.to_le_bytes(), &self.out.serial.to_le_bytes()]);
         let at = now.wall.to_string();

@@ -41,6 +41,9 @@ struct World {
     up: bool,
     kubelet: bool,
     calls: Vec<(usize, Verb, String)>,
+    /// One call in this many goes wrong; 0: none.
+    trouble: u64,
+    chance: u64,
 }
 
 impl Server {
@@ -213,7 +216,7 @@ fn agent(cluster: &str, now: Now) -> Agent {
 impl World {
     /// `edge` consumes, `hub` provides; both have the same pod prefix.
     fn new(grant: Amount) -> World {
-        let mut world = World { sites: vec![], now: Duration::from_secs(1000), up: true, kubelet: true, calls: vec![] };
+        let mut world = World { sites: vec![], now: Duration::from_secs(1000), up: true, kubelet: true, calls: vec![], trouble: 0, chance: 1 };
         for cluster in ["edge", "hub"] {
             let mut server = Server::default();
             for namespace in ["shop", "other", "liqo-tenant-edge", "sluice"] {
@@ -286,6 +289,7 @@ impl World {
         let to = self.to(site, call.to);
         assert!(site == 0 || to == 1, "a provider never calls its consumer");
         self.calls.push((site, call.verb, call.path.clone()));
+        assert!(self.calls.len() < 40_000, "a spin: {:?}", &self.calls[self.calls.len() - 12..]);
         let far = |world: &World, to: usize| to != site && !world.up;
         if far(self, to) {
             return Reply::Unreachable("the link is down".into());
@@ -306,7 +310,25 @@ impl World {
                 }
             }
         };
+        // A call that goes wrong may be refused, throttled, lost on its way there or on its way back.
+        match if self.trouble == 0 { 9 } else { self.dice(self.trouble * 4) } {
+            0 => return Reply::Unreachable("lost on its way".into()),
+            1 => return Reply::Throttled(Duration::from_secs(2)),
+            2 => return Reply::Refused("not now".into()),
+            3 => {
+                self.sites[to].server.carry_out(call.verb, &call.path, body);
+                return Reply::Unreachable("answer lost".into());
+            }
+            _ => {}
+        }
         self.sites[to].server.carry_out(call.verb, &call.path, body)
+    }
+
+    fn dice(&mut self, sides: u64) -> u64 {
+        self.chance ^= self.chance << 13;
+        self.chance ^= self.chance >> 7;
+        self.chance ^= self.chance << 17;
+        self.chance % sides
     }
 
     /// Everything that can happen at this moment. True if anything did.
@@ -396,12 +418,10 @@ impl World {
     /// Lets `seconds` pass.
     fn run(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
-        loop {
-            for _ in 0..200 {
-                if !self.turn() {
-                    break;
-                }
-            }
+        for turns in 0.. {
+            assert!(turns < 100 * (seconds + 10), "a spin: timers in the past");
+            let calm = (0..200).any(|_| !self.turn());
+            assert!(calm, "a spin: {:?}", &self.calls[self.calls.len().saturating_sub(12)..]);
             let due = self.sites.iter().filter_map(|s| s.agent.poll_timeout()).map(Instant::since_boot).min().unwrap_or(end);
             if due >= end {
                 self.now = end;
@@ -787,6 +807,70 @@ fn a_lost_answer_neither_loses_nor_doubles_a_pod() {
     assert_eq!(world.at(1, FAR_POD).expect("far")["metadata"]["annotations"][ownership::HOME_UID], uid);
     assert_eq!(world.at(0, HOME_POD).expect("home")["status"]["phase"], "Running");
     assert_eq!(world.count(1, "/shadowpods/"), 1);
+}
+
+#[test]
+fn whatever_happens_all_is_well_once_it_is_over() {
+    for seed in 1..=40_u64 {
+        let mut world = World::new(GRANT);
+        world.chance = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        world.offload("shop");
+        let service = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"ports": [{"port": 80}]}});
+        world.sites[0].server.put("/api/v1/namespaces/shop/services/web", service);
+        let map = json!({"metadata": {"name": "conf", "namespace": "shop"}, "data": {"a": "1"}});
+        world.sites[0].server.put("/api/v1/namespaces/shop/configmaps/conf", map);
+        world.trouble = 6;
+        let offloading = "/apis/offloading.liqo.io/v1beta1/namespaces/shop/namespaceoffloadings/offloading";
+        for _ in 0..30 {
+            let name = format!("web-{}", world.dice(3));
+            let home = format!("/api/v1/namespaces/shop/pods/{name}");
+            let far = format!("/api/v1/namespaces/shop-edge/pods/{name}");
+            match world.dice(10) {
+                0 | 1 if world.at(0, &home).is_none() => drop(world.pod("shop", &name, json!({"volumes": [{"name": "v", "configMap": {"name": "conf"}}]}))),
+                0..=2 => world.sites[0].server.delete(&home, false),
+                3 => world.sites[0].server.drop(&home),
+                4 => world.sites[1].server.delete(&far, false),
+                5 => world.link(!world.up),
+                6 => world.restart(0, GRANT),
+                7 => world.restart(1, GRANT),
+                8 if world.at(0, offloading).is_some() => world.sites[0].server.drop(offloading),
+                8 => world.offload("shop"),
+                _ => world.sites[1].server.delete("/api/v1/namespaces/shop-edge", false),
+            }
+            let seconds = world.dice(8);
+            world.run(seconds);
+        }
+        world.trouble = 0;
+        world.link(true);
+        if world.at(0, offloading).is_none() {
+            world.offload("shop");
+        }
+        world.run(400);
+        let homes: Vec<(String, Value)> =
+            world.sites[0].server.objects.iter().filter(|(p, _)| p.contains("/shop/pods/")).map(|(p, o)| (p.clone(), o.clone())).collect();
+        let mut live = 0;
+        for (path, home) in &homes {
+            assert!(home["metadata"]["deletionTimestamp"].is_null(), "seed {seed}: {path} is stuck");
+            let far = world.at(1, &path.replace("/shop/", "/shop-edge/"));
+            if home["status"]["phase"] == "Failed" {
+                assert!(far.is_none(), "seed {seed}: {path} is aborted and runs");
+                continue;
+            }
+            live += 1;
+            let far = far.unwrap_or_else(|| panic!("seed {seed}: {path} is not there: {home}"));
+            assert_eq!(far["metadata"]["annotations"][ownership::HOME_UID], home["metadata"]["uid"], "seed {seed}: {path}");
+            assert_eq!(home["status"]["phase"], "Running", "seed {seed}: {path}");
+        }
+        assert_eq!(world.count(1, "/pods/"), live, "seed {seed}: pods nobody owns");
+        assert_eq!(world.count(1, "/shadowpods/"), live, "seed {seed}: ShadowPods nobody owns");
+        assert_eq!(world.count(1, "shop-edge/configmaps/"), usize::from(!homes.is_empty()), "seed {seed}");
+        assert_eq!(world.count(1, "shop-edge/services/"), 1, "seed {seed}");
+        let used = world.sites[1].agent.facts.used.values().fold(0, |sum, a| sum + a.pods);
+        assert_eq!(used as usize, live, "seed {seed}: the grant is miscounted");
+        world.sites[0].agent.remove_provider(PEER, How::Asked);
+        world.run(60);
+        assert_eq!((world.count(1, "shop-edge"), world.count(0, "/nodes/"), world.count(0, "/shop/pods/")), (0, 0, 0), "seed {seed}: something is left");
+    }
 }
 
 #[test]

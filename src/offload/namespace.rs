@@ -94,7 +94,16 @@ impl Phase {
 pub(crate) struct MapView {
     pub uid: Uid,
     pub desired: BTreeMap<Box<str>, Box<str>>,
-    pub current: BTreeMap<Box<str>, (Box<str>, Phase)>,
+    pub current: BTreeMap<Box<str>, Mapped>,
+}
+
+/// What has become of one mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mapped {
+    pub twin: Box<str>,
+    pub phase: Phase,
+    /// The twin's UID, empty if there is none: a twin that was replaced is seen to be another even if no phase between was seen.
+    pub uid: Uid,
 }
 
 /// What is remembered of an offloaded namespace.
@@ -232,6 +241,8 @@ pub(crate) fn read_map(json: &[u8]) -> Result<Seen, String> {
         remote_namespace: Box<str>,
         #[serde(default)]
         phase: Box<str>,
+        #[serde(default)]
+        remote_namespace_uid: Box<str>,
     }
     let object: Object = kind::parse(json)?;
     let desired = object.spec.desired_mapping.unwrap_or_default();
@@ -247,7 +258,8 @@ pub(crate) fn read_map(json: &[u8]) -> Result<Seen, String> {
         "Terminating" => Phase::Terminating,
         _ => Phase::CreationLoopBackOff,
     };
-    let current = current.into_iter().map(|(home, c)| (home, (c.remote_namespace, phase(&c.phase)))).collect();
+    let mapped = |c: Current| Mapped { phase: phase(&c.phase), twin: c.remote_namespace, uid: kind::uid(&c.remote_namespace_uid).unwrap_or_default() };
+    let current = current.into_iter().map(|(home, c)| (home, mapped(c))).collect();
     object.metadata.seen(SeenView::Map(Box::new(MapView { uid: kind::uid(&object.metadata.uid)?, desired, current })))
 }
 
@@ -321,7 +333,7 @@ pub(crate) fn relink(facts: &mut Facts) {
     }
     for (key, twin) in wanted {
         if !facts.links.contains_key(&key) {
-            facts.links.insert(key.clone(), Link { twin, phase: None, far_synced: false, sweep: 0, sweep_at: None });
+            facts.links.insert(key.clone(), Link { twin, uid: Uid::new(), phase: None, far_synced: false, sweep: 0, sweep_at: None });
             link_changed(facts, key);
         }
     }
@@ -338,10 +350,12 @@ pub(crate) fn take_phases(facts: &mut Facts) {
     let mut changed = Vec::new();
     for ((peer, namespace), link) in &mut facts.links {
         let map = facts.providers.get(peer).and_then(|p| p.map.as_ref());
-        let phase = map.and_then(|m| m.current.get(namespace)).filter(|(twin, _)| *twin == link.twin).map(|(_, phase)| *phase);
-        if link.phase != phase {
-            link.phase = phase;
-            if phase != Some(Phase::Accepted) {
+        let mapped = map.and_then(|m| m.current.get(namespace)).filter(|m| m.twin == link.twin);
+        let (phase, uid) = (mapped.map(|m| m.phase), mapped.map(|m| m.uid.clone()).unwrap_or_default());
+        if link.phase != phase || link.uid != uid {
+            let replaced = link.uid != uid;
+            (link.phase, link.uid) = (phase, uid);
+            if replaced || phase != Some(Phase::Accepted) {
                 // What was known of the twin's content is no longer.
                 (link.far_synced, link.sweep, link.sweep_at) = (false, 0, None);
             }

@@ -1,7 +1,7 @@
 //! What a seen object means: which row it belongs to and on which side, or which fact it is. A second half of [`super::agent`], apart so that each reads in one go.
 
 use super::agent::{Agent, Event};
-use super::facts::Wake;
+use super::facts::{About, Wake};
 use super::kind::{HERE, Key, KindId, Seen, SeenView, Sort};
 use super::kinds::copy::{Mirror, Source};
 use super::kinds::pod::{Between, Reference};
@@ -97,7 +97,7 @@ impl Agent {
                 let Some(slot) = self.row_for(&key, gone, "pod") else {
                     if !gone {
                         let why = "more pods are offloaded than this cluster keeps in step; this one waits until others are gone";
-                        self.facts.note(self.now, "Pod", &namespace, &name, &view.uid, "OffloadingBackOff", why);
+                        self.facts.note(self.now, About { kind: "Pod", namespace: &namespace, name: &name, uid: &view.uid }, "OffloadingBackOff", why);
                     }
                     return;
                 };
@@ -134,6 +134,7 @@ impl Agent {
                 let Some(slot) = self.row_for(&key, gone, "pod") else { return };
                 let Some(Row { view: View::Pod(row), marks, .. }) = self.loops.table.row(slot) else { return };
                 marks[Side::Between as usize] = round;
+                row.latched = Some(view.stage).filter(|stage| stage.terminal() && !gone);
                 row.between = match gone {
                     true => Between::Absent,
                     false if row.home.as_ref().is_some_and(|h| h.uid == view.home_uid) => Between::Ours(view.uid),

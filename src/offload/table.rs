@@ -40,11 +40,11 @@ impl View {
     fn new(sort: Sort) -> View {
         match sort {
             Sort::Node => View::Node(NodeRow::default()),
-            Sort::Map => View::Map(MapRow::default()),
+            Sort::Map => View::Map(MapRow),
             Sort::Space => View::Space(SpaceRow::default()),
             Sort::Pod => View::Pod(Box::default()),
             Sort::Service | Sort::Slice | Sort::ConfigMap | Sort::Secret | Sort::Render => View::Copy(CopyRow::default()),
-            Sort::Tenant => View::Tenant(TenantRow::default()),
+            Sort::Tenant => View::Tenant(TenantRow),
             Sort::Twin => View::Twin(TwinRow::default()),
             Sort::Shadow => View::Shadow(Box::default()),
         }

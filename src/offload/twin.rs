@@ -7,7 +7,7 @@ use super::agent::Event;
 use super::calls;
 use super::facts::{Consumer, Facts, Wake};
 use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, Seen, SeenView, Sort, Step};
-use super::namespace::{self, NamespaceView, Phase};
+use super::namespace::{self, Mapped, NamespaceView, Phase};
 use super::ownership::{self, BY_MAP, DAEMON, MANAGED, ORIGINAL_NAME, OWN_UID, REMOTE_CLUSTER};
 use crate::clock::Now;
 use crate::identity::ClusterId;
@@ -122,7 +122,8 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
 /// Sets what the map shall say of this mapping.
 fn answer(facts: &mut Facts, key: &Key, twin: &str, phase: Phase, why: Option<&str>) -> Step {
     let Some(consumer) = facts.consumers.get_mut(&key.peer) else { return Step::Forget };
-    let said = (twin.into(), phase);
+    let uid = facts.namespaces.get(twin).filter(|_| phase != Phase::CreationLoopBackOff).map(|n| n.uid.clone()).unwrap_or_default();
+    let said = Mapped { twin: twin.into(), phase, uid };
     if consumer.phases.get(&key.name) != Some(&said) {
         consumer.phases.insert(key.name.clone(), said);
         facts.wake(Wake::Row(Key::new(Sort::Tenant, key.peer, "", "")));
@@ -210,9 +211,10 @@ pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
     for stale in map.current.keys().filter(|k| !consumer.phases.contains_key(*k)) {
         patch.insert(stale.to_string(), Value::Null);
     }
-    for (original, (twin, phase)) in &consumer.phases {
-        if map.current.get(original) != Some(&(twin.clone(), *phase)) {
-            patch.insert(original.to_string(), json!({"remoteNamespace": twin, "phase": phase.as_str()}));
+    for (original, mapped) in &consumer.phases {
+        if map.current.get(original) != Some(mapped) {
+            let Mapped { twin, phase, uid } = mapped;
+            patch.insert(original.to_string(), json!({"remoteNamespace": twin, "phase": phase.as_str(), "remoteNamespaceUid": uid.as_str()}));
         }
     }
     if patch.is_empty() {

@@ -4,7 +4,7 @@
 //! A watch with `once` is a sweep: it is closed as soon as its initial objects have been told.
 
 use super::facts::Facts;
-use super::kind::{self, HERE, KindId, MAPS, NODES, PODS, Sort};
+use super::kind::{self, HERE, KindId, MAPS, NODES, PODS, Sort, Uid};
 use super::namespace;
 use super::ownership::{MANAGED, MANAGED_BY, ORIGIN};
 use crate::clock::Instant;
@@ -48,6 +48,8 @@ pub(crate) struct Purpose {
     /// The home namespace of a link; else empty.
     pub namespace: Box<str>,
     pub once: bool,
+    /// The twin the watch was opened for; another is listed anew.
+    pub twin: Uid,
 }
 
 /// A watch and how far it has come.
@@ -234,27 +236,29 @@ pub(crate) const SOURCES: [(KindId, Sort, Resource); 4] = [
 
 /// The purpose of a namespace's source watch.
 pub(crate) fn source(kind: KindId, sort: Sort, peer: PeerId, namespace: &str) -> Purpose {
-    Purpose { on: Cluster::Home, kind, sort, peer, namespace: namespace.into(), once: false }
+    Purpose { on: Cluster::Home, kind, sort, peer, namespace: namespace.into(), once: false, twin: Uid::new() }
 }
 
 /// All watches that the facts call for.
 pub(crate) fn wanted(facts: &Facts) -> Vec<(Purpose, String)> {
     let mut out = Vec::new();
-    let home = |kind, sort, peer| Purpose { on: Cluster::Home, kind, sort, peer, namespace: "".into(), once: false };
+    let home = |kind, sort, peer| Purpose { on: Cluster::Home, kind, sort, peer, namespace: "".into(), once: false, twin: Uid::new() };
     out.push((home(KindId::Namespace, Sort::Space, HERE), kind::NAMESPACES.collection(None)));
     out.push((home(KindId::Offloading, Sort::Space, HERE), kind::OFFLOADINGS.collection(None)));
     for (peer, provider) in &facts.providers {
         let node = &provider.spec.node;
         out.push((home(KindId::Node, Sort::Node, *peer), format!("{}?fieldSelector=metadata.name%3D{node}", NODES.collection(None))));
         out.push((home(KindId::HomePod, Sort::Pod, *peer), format!("{}?fieldSelector=spec.nodeName%3D{node}", PODS.collection(None))));
-        let map = Purpose { on: Cluster::Peer(*peer), kind: KindId::NamespaceMap, sort: Sort::Map, peer: *peer, namespace: "".into(), once: false };
+        let map =
+            Purpose { on: Cluster::Peer(*peer), kind: KindId::NamespaceMap, sort: Sort::Map, peer: *peer, namespace: "".into(), once: false, twin: Uid::new() };
         out.push((map, namespace::map_watch(&provider.spec.tenant_namespace, &provider.spec.cluster)));
     }
     for ((peer, namespace), link) in facts.links.iter().filter(|(_, link)| link.accepted()) {
         for (kind, sort, resource) in SOURCES {
             out.push((source(kind, sort, *peer, namespace), resource.collection(Some(namespace))));
         }
-        let there = |kind, sort, once| Purpose { on: Cluster::Peer(*peer), kind, sort, peer: *peer, namespace: namespace.clone(), once };
+        let there =
+            |kind, sort, once| Purpose { on: Cluster::Peer(*peer), kind, sort, peer: *peer, namespace: namespace.clone(), once, twin: link.uid.clone() };
         let select = |resource: &Resource| format!("{}?labelSelector={}%3D{}", resource.collection(Some(&link.twin)), ORIGIN.replace('/', "%2F"), facts.home);
         out.push((there(KindId::FarPod, Sort::Pod, false), select(&PODS)));
         for (bit, (kind, sort, resource)) in SWEPT.iter().enumerate() {

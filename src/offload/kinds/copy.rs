@@ -8,7 +8,7 @@ use crate::clock::Now;
 use crate::kube::call::{Cluster, Make, Resource, Unfit};
 use crate::kube::reply::Reply;
 use crate::offload::calls;
-use crate::offload::facts::{Facts, clipped};
+use crate::offload::facts::{About, Facts, clipped};
 use crate::offload::kind::{self, CONFIG_MAPS, Key, Next, Op, SECRETS, SERVICES, SHADOW_SLICES, SLICES, Seen, SeenView, Sort, Step, Uid};
 use crate::offload::ownership::{DESTINATION, MANAGED, MANAGED_BY, ORIGIN, digest};
 use serde_json::{Map, Value, json};
@@ -248,6 +248,11 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut CopyRow, op: Op, re
             (row.mirror, row.applied) = (Mirror::Absent, 0);
             Next::Again
         }
+        (Op::Remove, Reply::Unreachable(_)) => {
+            // It may be gone: if it is wanted again, the next write finds out.
+            row.applied = 0;
+            Next::BackOff
+        }
         (Op::Remove, Reply::Conflict) => {
             row.mirror = Mirror::Unknown;
             Next::Again
@@ -267,6 +272,6 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut CopyRow, op: Op, re
 fn note(facts: &mut Facts, key: &Key, kind: &str, why: &str, now: Now) {
     if key.sort != Sort::Render {
         let kind = if key.sort == Sort::Slice { "EndpointSlice" } else { kind };
-        facts.note(now, kind, &key.namespace, &key.name, &Uid::new(), "FailedReflection", clipped(why, 512));
+        facts.note(now, About { kind, namespace: &key.namespace, name: &key.name, uid: &Uid::new() }, "FailedReflection", clipped(why, 512));
     }
 }

@@ -11,7 +11,7 @@ use crate::identity::ClusterId;
 use crate::kube::call::{Cluster, Unfit};
 use crate::kube::reply::Reply;
 use crate::offload::calls;
-use crate::offload::facts::{Facts, clipped};
+use crate::offload::facts::{About, Facts, clipped};
 use crate::offload::kind::{self, Key, Next, Op, PODS, SHADOW_PODS, Seen, SeenView, Step, Uid};
 use crate::offload::namespace::Phase;
 use crate::offload::ownership::{self, DESTINATION, HOME_UID, NODE_NAME, ORIGIN};
@@ -113,7 +113,7 @@ pub(crate) struct PodRow {
     pub far: Option<FarView>,
     pub between: Between,
     /// The phase the ShadowPod has latched.
-    latched: Option<Stage>,
+    pub latched: Option<Stage>,
     /// The far status home was last told, and the one it is being told.
     told: u64,
     telling: u64,
@@ -244,7 +244,13 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut PodRow, now: Now) -> 
         return depart(facts, key, row, now);
     }
     if home.stage.terminal() {
-        return Step::Settled;
+        // Ended at home without an end at the provider (aborted, then offloaded again): what still runs, or may yet, is another's loss.
+        let link = link.filter(|l| l.accepted() && l.far_synced && provider.reachable);
+        let runs = row.far.as_ref().map_or(matches!(row.between, Between::Ours(_)), |f| f.home_uid == home.uid && !f.stage.terminal());
+        return match (link, shadow_uid(row)) {
+            (Some(link), Some(uid)) if runs && row.latched.is_none() => Step::Do(Op::Remove, remove_shadow(key, &link.twin, &uid)),
+            _ => Step::Settled,
+        };
     }
     arrive(facts, key, row, now)
 }
@@ -417,7 +423,7 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut PodRow, op: Op, rep
             let why = row.hold.clone();
             row.held = why.as_ref().map_or(0, |w| ownership::digest([w.as_bytes()]));
             match (why, &mut row.home) {
-                (Some(why), _) => facts.note(now, "Pod", &key.namespace, &key.name, &home_uid, "OffloadingBackOff", &why),
+                (Some(why), _) => facts.note(now, About { kind: "Pod", namespace: &key.namespace, name: &key.name, uid: &home_uid }, "OffloadingBackOff", &why),
                 (None, Some(home)) => home.stage = Stage::Failed,
                 (None, None) => {}
             }
