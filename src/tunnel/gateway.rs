@@ -5,24 +5,29 @@
 //! One thread at a time: boringtun's clock is a variable of the thread, which every call here sets first.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use crate::budget::{ENDPOINTS, PACKET_MAX, PEERS};
 use crate::clock::{Instant, Now, WallTime};
 use crate::identity::{PeerId, Prefix, PublicKey, SecretKey};
 use crate::tunnel::allowed_ips::{AllowedIps, NoRoute};
 use crate::tunnel::datagram::{self, DATA_OVERHEAD, INITIATION, Kind};
-use crate::tunnel::index::Index;
+use crate::tunnel::index::{Index, Rows};
 use crate::tunnel::packet::Header;
 use crate::tunnel::peer::Peer;
 use crate::tunnel::reach::Local;
-use crate::tunnel::remap::{self, Checksum, Ends};
-use crate::tunnel::session::{Admission, Door, Keys, Opened, Session, Stamps, set_clock};
+use crate::tunnel::remap::{self, Checksum};
+use crate::tunnel::session::{Door, Keys, Opened, Session, Stamps, Stopped, set_clock};
+use crate::tunnel::sources::Sources;
 use crate::tunnel::waiting::{Taken, Waiting};
-use crate::tunnel::{Drops, Event, PeerSpec, PeerStatus, Reason, Verdict};
+use crate::tunnel::{Drops, Event, Full, PeerSpec, PeerStatus, Reason, Refused, Verdict};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The state of all tunnels of this host.
 pub struct Gateway {
     door: Door,
+    sources: Sources,
     stamps: Stamps,
     /// The time of the call under way; never goes back, boringtun would not survive that.
     now: Now,
@@ -39,45 +44,6 @@ pub struct Gateway {
     drops: Drops,
 }
 
-/// More than there is room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
-
-/// Why a peer was not added. Nothing has changed then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// There is no such row.
-    NoSuchRow,
-    /// The row has a peer.
-    RowTaken,
-    /// Another row has this key.
-    KeyTaken,
-    /// The key is our own.
-    OwnKey,
-    /// Another peer has one of its addresses or images.
-    RouteTaken,
-    /// A prefix and its image differ in length.
-    Unequal,
-    /// The routes are full.
-    Full,
-}
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Refused::NoSuchRow => "there is no such peer row",
-            Refused::RowTaken => "the peer row is in use",
-            Refused::KeyTaken => "another peer has this public key",
-            Refused::OwnKey => "the public key is this gateway's own",
-            Refused::RouteTaken => "another peer has one of these prefixes",
-            Refused::Unequal => "a prefix and its image differ in length",
-            Refused::Full => "there is no room for more routes",
-        })
-    }
-}
-
-impl std::error::Error for Refused {}
-
 impl Gateway {
     /// A gateway without peers. No stamp of its initiations will be below `floor`, nor below `now.wall`. `system` is what the system clock
     /// really reads (`SystemTime::now()`), which boringtun adds on its own; it equals `now.wall` unless the lab shifts the program's clock.
@@ -85,13 +51,14 @@ impl Gateway {
         set_clock(now.mono);
         Gateway {
             door: Door::new(secret),
+            sources: Sources::new(now.mono),
             stamps: Stamps::new(floor, now, system),
             now,
             local: Local::default(),
             peers: [const { None }; PEERS],
             due: [None; PEERS],
-            pending: Rows(0),
-            eventful: Rows(0),
+            pending: Rows::NONE,
+            eventful: Rows::NONE,
             index: Index::new(now.mono.since_boot().subsec_micros() ^ now.wall.0 as u32),
             routes: AllowedIps::new(),
             waiting: Waiting::new(),
@@ -289,10 +256,12 @@ impl Gateway {
     }
 
     fn initiation(&mut self, from: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Verdict {
-        let key = match self.door.admit(from.ip(), datagram, out) {
-            Admission::From(key) => key,
-            Admission::Cookie(len) => return Verdict::ToPeer { to: from, len },
-            Admission::Refused(reason) => return self.drop(reason),
+        if let Some(stopped) = self.screen(from, datagram, out) {
+            return stopped;
+        }
+        let key = match self.door.whose(datagram) {
+            Ok(key) => key,
+            Err(reason) => return self.drop(reason),
         };
         let Some(row) = self.row_of(&key) else { return Verdict::Unknown(key) };
         self.freshen(row);
@@ -308,15 +277,21 @@ impl Gateway {
         }
     }
 
+    /// Stops a handshake message made for the door's key that must not cost a key agreement.
+    fn screen(&mut self, from: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Option<Verdict> {
+        match self.door.check(from.ip(), datagram, out) {
+            Err(Stopped::Cookie(len)) => Some(Verdict::ToPeer { to: from, len }),
+            Err(Stopped::Refused(reason)) => Some(self.drop(reason)),
+            Ok(()) if !self.sources.admit(from.ip(), self.now.mono) => Some(self.drop(Reason::UnderLoad)),
+            Ok(()) => None,
+        }
+    }
+
     /// A message that carries an index of ours.
     fn message(&mut self, row: usize, receiver: u32, from: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Verdict {
-        if datagram[0] == 2 && self.peers[row].as_ref().is_some_and(|peer| peer.answers) {
-            match self.door.screen(from.ip(), datagram, out) {
-                None => {}
-                Some(Admission::Cookie(len)) => return Verdict::ToPeer { to: from, len },
-                Some(Admission::Refused(reason)) => return self.drop(reason),
-                Some(Admission::From(_)) => return self.drop(Reason::HandshakeRefused),
-            }
+        let screened = datagram[0] == 2 && self.peers[row].as_ref().is_some_and(|peer| peer.answers);
+        if screened && let Some(stopped) = self.screen(from, datagram, out) {
+            return stopped;
         }
         self.freshen(row);
         let mono = self.now.mono;
@@ -365,18 +340,12 @@ impl Gateway {
         if header.total > PACKET_MAX || room < (header.total + DATA_OVERHEAD).max(INITIATION) {
             return Err(Reason::TooLong);
         }
-        let ends = Ends { source: header.source, destination: header.destination };
-        let row = self.routes.find(ends.destination);
+        let row = self.routes.find(header.destination);
         let peer = row.and_then(|row| self.peers[row].as_deref());
         let (Some(row), Some(peer)) = (row, peer) else {
-            return Err(if ends.destination.is_multicast() { Reason::Multicast } else { Reason::NoPeer });
+            return Err(if header.destination.is_multicast() { Reason::Multicast } else { Reason::NoPeer });
         };
-        let map = &peer.addresses;
-        let ends = map.outward(&self.local, ends)?;
-        let quote = match header.quote(packet)? {
-            Some(quote) => Some((quote, map.quote_outward(&self.local, Ends { source: quote.source, destination: quote.destination })?)),
-            None => None,
-        };
+        let (ends, quote) = peer.addresses.outward(&self.local, &header, packet)?;
         if !peer.reachable() {
             return Err(Reason::NoEndpoint);
         }
@@ -391,16 +360,10 @@ impl Gateway {
     fn inward(&self, row: usize, packet: &mut [u8]) -> Result<(), Reason> {
         let Some(peer) = self.peers[row].as_deref() else { return Err(Reason::NoPeer) };
         let header = Header::read(packet)?;
-        let map = &peer.addresses;
-        let ends = map.inward(&self.local, Ends { source: header.source, destination: header.destination })?;
+        let (ends, quote) = peer.addresses.inward(&self.local, &header, packet)?;
         if self.routes.find(ends.source) != Some(row) {
             return Err(Reason::SourceNotPeers);
         }
-        map.may_enter(&self.local, &header, packet)?;
-        let quote = match header.quote(packet)? {
-            Some(quote) => Some((quote, map.quote_inward(&self.local, Ends { source: quote.source, destination: quote.destination })?)),
-            None => None,
-        };
         remap::rewrite(packet, &header, ends, quote, Checksum::Whole);
         Ok(())
     }
@@ -436,7 +399,7 @@ impl Gateway {
 
     /// boringtun notes what happens at the time of the last look at its timers; a second's error is what it expects.
     fn freshen(&mut self, row: usize) {
-        if self.peers[row].as_ref().is_some_and(|peer| self.now.mono.since(peer.ticked) >= std::time::Duration::from_secs(1)) {
+        if self.peers[row].as_ref().is_some_and(|peer| self.now.mono.since(peer.ticked) >= SECOND) {
             self.tick(row);
         }
     }
@@ -456,33 +419,14 @@ impl Gateway {
     /// What [`Gateway::schedule`] does, for the packet path: only if the next look is too far off, or there is news.
     fn hurry(&mut self, row: usize) {
         let Some(peer) = peer_at(&mut self.peers, row) else { return };
-        if peer.has_news() || self.due[row].is_none_or(|due| due > self.now.mono + std::time::Duration::from_secs(1)) {
+        if peer.has_news() || self.due[row].is_none_or(|due| due > self.now.mono + SECOND) {
             self.schedule(row);
         }
     }
 }
 
-/// A set of rows.
-struct Rows(u64);
-
 // What a gateway holds when idle, and what each peer adds to it besides boringtun's 11 KiB.
 const _: () = assert!(size_of::<Gateway>() <= 14 * 1024 && size_of::<Peer>() <= 2 * 1024);
-
-const _: () = assert!(PEERS <= 64, "a row is a bit of Rows");
-
-impl Rows {
-    fn set(&mut self, row: usize) {
-        self.0 |= 1 << row;
-    }
-
-    fn clear(&mut self, row: usize) {
-        self.0 &= !(1 << row);
-    }
-
-    fn first(&self) -> Option<usize> {
-        (self.0 != 0).then(|| self.0.trailing_zeros() as usize)
-    }
-}
 
 fn peer_at(peers: &mut [Option<Box<Peer>>; PEERS], row: usize) -> Option<&mut Peer> {
     peers.get_mut(row)?.as_deref_mut()

@@ -1,5 +1,5 @@
 //! Receiver index -> row of the peer. boringtun numbers its sessions `index << 8 | n`; the 24 bits of `index` are ours: the row in the
-//! lowest bits, above it a number that changes with every use of the row, so that a message to a peer that left finds nobody.
+//! lowest bits, above it a number that changes with every use of the row, so that a message to a peer that left finds nobody. Sets of rows are here too.
 
 use crate::budget::PEERS;
 
@@ -37,6 +37,28 @@ impl Index {
         let index = receiver >> 8;
         let row = (index & ROW_MASK) as usize;
         (*self.rows.get(row)? == Some(index)).then_some(row)
+    }
+}
+
+/// A set of rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows(u64);
+
+const _: () = assert!(PEERS <= 64, "a row is a bit of Rows");
+
+impl Rows {
+    pub(crate) const NONE: Rows = Rows(0);
+
+    pub(crate) fn set(&mut self, row: usize) {
+        self.0 |= 1 << row;
+    }
+
+    pub(crate) fn clear(&mut self, row: usize) {
+        self.0 &= !(1 << row);
+    }
+
+    pub(crate) fn first(&self) -> Option<usize> {
+        (self.0 != 0).then(|| self.0.trailing_zeros() as usize)
     }
 }
 

@@ -17,12 +17,13 @@ mod peer;
 mod reach;
 pub mod remap;
 mod session;
+mod sources;
 mod verdict;
 mod waiting;
 
-pub use gateway::{Full, Gateway, Refused};
+pub use gateway::Gateway;
 pub use peer::{PeerSpec, PeerStatus};
 pub use reach::Addresses;
 pub use remap::Checksum;
 pub use session::public_key;
-pub use verdict::{Drops, Event, Reason, Verdict};
+pub use verdict::{Drops, Event, Full, Reason, Refused, Verdict};

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crate::budget::{BARRED, PEER_ROUTES, PREFIXES};
 use crate::identity::{CONTROL_PORT, End, Prefix};
 use crate::tunnel::Reason;
-use crate::tunnel::packet::{Header, TCP};
+use crate::tunnel::packet::{Header, Quote, TCP};
 use crate::tunnel::remap::Ends;
 
 /// The addresses of one peering, as this host sees them.
@@ -29,6 +29,9 @@ pub(crate) struct Local {
     pub(crate) barred: heapless::Vec<Ipv4Addr, BARRED>,
 }
 
+/// The new addresses of a packet and, if it is an ICMP error, of the packet that it quotes.
+pub(crate) type Rewrite = (Ends, Option<(Quote, Ends)>);
+
 impl Local {
     fn is_pod(&self, address: Ipv4Addr) -> bool {
         self.pods.iter().any(|prefix| prefix.contains(address))
@@ -49,37 +52,34 @@ impl Addresses {
         ends.chain(self.remote.iter().map(|&(_, image)| image))
     }
 
-    /// The addresses under which a packet from the TUN travels.
-    pub(crate) fn outward(&self, local: &Local, ends: Ends) -> Result<Ends, Reason> {
-        unicast(ends.destination)?;
-        Ok(Ends {
-            source: self.own_outward(local, ends.source).ok_or(Reason::SourceNotOurs)?,
-            destination: self.peers_outward(ends.destination).ok_or(Reason::NoPeer)?,
-        })
+    /// The addresses under which a packet from the TUN travels, and those of the packet that it quotes: one that came from the peer.
+    pub(crate) fn outward(&self, local: &Local, header: &Header, packet: &[u8]) -> Result<Rewrite, Reason> {
+        unicast(header.destination)?;
+        let source = self.own_outward(local, header.source).ok_or(Reason::SourceNotOurs)?;
+        let destination = self.peers_outward(header.destination).ok_or(Reason::NoPeer)?;
+        let quote = header.quote(packet)?.map(|quote| {
+            let source = self.peers_outward(quote.source).ok_or(Reason::ForeignQuote)?;
+            Ok((quote, Ends { source, destination: self.own_outward(local, quote.destination).ok_or(Reason::ForeignQuote)? }))
+        });
+        Ok((Ends { source, destination }, quote.transpose()?))
     }
 
-    /// The addresses under which a packet from the peer enters this host. Whether it may is [`Addresses::may_enter`]'s question.
-    pub(crate) fn inward(&self, local: &Local, ends: Ends) -> Result<Ends, Reason> {
-        let source = self.peers_inward(ends.source).ok_or(Reason::SourceNotPeers)?;
-        unicast(ends.destination)?;
-        let destination = self.own_inward(local, ends.destination).ok_or(Reason::DestinationForeign)?;
-        Ok(Ends { source, destination })
-    }
-
-    /// The quote of an outgoing ICMP error: a packet that came from the peer.
-    pub(crate) fn quote_outward(&self, local: &Local, ends: Ends) -> Result<Ends, Reason> {
-        let source = self.peers_outward(ends.source).ok_or(Reason::ForeignQuote)?;
-        Ok(Ends { source, destination: self.own_outward(local, ends.destination).ok_or(Reason::ForeignQuote)? })
-    }
-
-    /// The quote of an incoming ICMP error: a packet that we sent.
-    pub(crate) fn quote_inward(&self, local: &Local, ends: Ends) -> Result<Ends, Reason> {
-        let source = self.own_inward(local, ends.source).ok_or(Reason::ForeignQuote)?;
-        Ok(Ends { source, destination: self.peers_inward(ends.destination).ok_or(Reason::ForeignQuote)? })
+    /// The addresses that a packet from the peer has on this host, if it may enter, and those of the packet that it quotes: one that we
+    /// sent. Whether no other peer has a better claim to the source is left to the caller.
+    pub(crate) fn inward(&self, local: &Local, header: &Header, packet: &[u8]) -> Result<Rewrite, Reason> {
+        let source = self.peers_inward(header.source).ok_or(Reason::SourceNotPeers)?;
+        unicast(header.destination)?;
+        let destination = self.own_inward(local, header.destination).ok_or(Reason::DestinationForeign)?;
+        self.may_enter(local, header, packet)?;
+        let quote = header.quote(packet)?.map(|quote| {
+            let source = self.own_inward(local, quote.source).ok_or(Reason::ForeignQuote)?;
+            Ok((quote, Ends { source, destination: self.peers_inward(quote.destination).ok_or(Reason::ForeignQuote)? }))
+        });
+        Ok((Ends { source, destination }, quote.transpose()?))
     }
 
     /// Whether a packet may enter, by the destination it carries. The node end takes all: the kernel lets only replies pass there.
-    pub(crate) fn may_enter(&self, local: &Local, header: &Header, packet: &[u8]) -> Result<(), Reason> {
+    fn may_enter(&self, local: &Local, header: &Header, packet: &[u8]) -> Result<(), Reason> {
         if self.control.is_some() && header.destination == self.end.link_control() {
             let port = matches!(header.ports(packet), Some((from, to)) if header.protocol == TCP && (from == CONTROL_PORT || to == CONTROL_PORT));
             return if !header.fragment && (port || header.is_echo(packet)) { Ok(()) } else { Err(Reason::NotControl) };

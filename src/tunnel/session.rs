@@ -87,11 +87,9 @@ pub(crate) struct Door {
     open: Arc<RateLimiter>,
 }
 
-/// What the door makes of an initiation.
-pub(crate) enum Admission {
-    /// It was made for us by the holder of this key (unless replayed).
-    From(PublicKey),
-    /// Too many: `out` begins with a cookie of this length.
+/// Why a handshake message gets no further than the door.
+pub(crate) enum Stopped {
+    /// Too many: `out` begins with a cookie of this length, which the sender must show with its next try.
     Cookie(usize),
     /// Not for us.
     Refused(Reason),
@@ -110,31 +108,23 @@ impl Door {
         PublicKey(self.public.to_bytes())
     }
 
-    /// Checks an initiation and tells whose it is. `out` holds at least [`COOKIE`] bytes.
-    pub(crate) fn admit(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Admission {
+    /// Checks the MACs of a handshake message, before any key agreement. `out` holds at least [`COOKIE`] bytes.
+    pub(crate) fn check(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Result<(), Stopped> {
+        // Counts anew if a second has passed.
         self.gate.reset_count();
-        let initiation = match self.gate.verify_packet(Some(from), datagram, out) {
-            Ok(Packet::HandshakeInit(initiation)) => initiation,
-            Ok(_) => return Admission::Refused(Reason::MalformedDatagram),
-            Err(TunnResult::WriteToNetwork(cookie)) => return Admission::Cookie(cookie.len()),
-            Err(TunnResult::Err(error)) => return Admission::Refused(reason(&error)),
-            Err(_) => return Admission::Refused(Reason::HandshakeRefused),
-        };
-        match parse_handshake_anon(&self.secret, &self.public, &initiation) {
-            Ok(half) => Admission::From(PublicKey(half.peer_static_public)),
-            Err(_) => Admission::Refused(Reason::HandshakeRefused),
+        match self.gate.verify_packet(Some(from), datagram, out) {
+            Ok(_) => Ok(()),
+            Err(TunnResult::WriteToNetwork(cookie)) => Err(Stopped::Cookie(cookie.len())),
+            Err(TunnResult::Err(error)) => Err(Stopped::Refused(reason(&error))),
+            Err(_) => Err(Stopped::Refused(Reason::HandshakeRefused)),
         }
     }
 
-    /// Checks a handshake response before its session does; `None` when it may go on. `out` holds at least [`COOKIE`] bytes.
-    pub(crate) fn screen(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Option<Admission> {
-        self.gate.reset_count();
-        match self.gate.verify_packet(Some(from), datagram, out) {
-            Ok(_) => None,
-            Err(TunnResult::WriteToNetwork(cookie)) => Some(Admission::Cookie(cookie.len())),
-            Err(TunnResult::Err(error)) => Some(Admission::Refused(reason(&error))),
-            Err(_) => Some(Admission::Refused(Reason::HandshakeRefused)),
-        }
+    /// Whose initiation it is, unless it is replayed; one key agreement.
+    pub(crate) fn whose(&self, initiation: &[u8]) -> Result<PublicKey, Reason> {
+        let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(initiation) else { return Err(Reason::MalformedDatagram) };
+        let half = parse_handshake_anon(&self.secret, &self.public, &initiation).map_err(|_| Reason::HandshakeRefused)?;
+        Ok(PublicKey(half.peer_static_public))
     }
 }
 

@@ -1,6 +1,8 @@
 //! What became of a datagram or packet. A packet never yields an error, only a [`Verdict`]; a drop carries its [`Reason`], and the
-//! reasons are the names of the counters. Events tell the driver what changed about a peer.
+//! reasons are the names of the counters. Events tell the driver what changed about a peer,
+//! and [`Refused`] why one was not added.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -57,6 +59,45 @@ pub enum Event {
     },
 }
 
+/// More than there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// Why a peer was not added. Nothing has changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no such row.
+    NoSuchRow,
+    /// The row has a peer.
+    RowTaken,
+    /// Another row has this key.
+    KeyTaken,
+    /// The key is our own.
+    OwnKey,
+    /// Another peer has one of its addresses or images.
+    RouteTaken,
+    /// A prefix and its image differ in length.
+    Unequal,
+    /// The routes are full.
+    Full,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refused::NoSuchRow => "there is no such peer row",
+            Refused::RowTaken => "the peer row is in use",
+            Refused::KeyTaken => "another peer has this public key",
+            Refused::OwnKey => "the public key is this gateway's own",
+            Refused::RouteTaken => "another peer has one of these prefixes",
+            Refused::Unequal => "a prefix and its image differ in length",
+            Refused::Full => "there is no room for more routes",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}
+
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why something was dropped.
@@ -82,7 +123,7 @@ reasons! {
     UnknownIndex = "unknown_index",
     /// A handshake message whose first MAC is not made for our key.
     BadMac = "bad_mac",
-    /// A handshake message over the rate limit that cannot be answered with a cookie.
+    /// A handshake message over its source's share.
     UnderLoad = "under_load",
     /// An initiation whose stamp is not above the last one: a replay, or a peer whose clock went back.
     StaleInitiation = "stale_initiation",
