@@ -42,6 +42,9 @@ impl Watchdog {
     pub fn look(&mut self, sites: &[Site], daemons: &[&str]) -> Result<(), String> {
         for (at, site) in sites.iter().enumerate() {
             let read = self.read.entry(at).or_default();
+            if *read == site.api.store.version() {
+                continue;
+            }
             while let Some(change) = site.api.store.after(*read).map_err(|_| "the watchdog was not asked often enough")? {
                 *read = change.version;
                 let Some(daemon) = daemons.iter().position(|d| **d == *change.who) else { continue };

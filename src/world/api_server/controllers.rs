@@ -29,7 +29,9 @@ pub struct Controllers {
     pub place: BTreeMap<String, Vec<String>>,
     agenda: Agenda<Task>,
     planned: BTreeSet<Task>,
-    looked_at: Option<(u64, bool, i64)>,
+    looked_at: Option<(u64, bool)>,
+    /// Leases grow old without anybody writing, so nodes are looked at every 10 s.
+    nodes_looked_at: i64,
     addresses: u16,
     placed: usize,
 }
@@ -111,7 +113,7 @@ impl Controllers {
             self.planned.remove(&task);
             let Some(object) = server.store.at(&task.key).cloned().filter(|o| o["metadata"]["uid"] == task.uid) else { continue };
             // What was planned may be moot by now.
-            if self.wanted(server, &task.key, &object).contains(&task.what) {
+            if self.wanted(server, &uids(server), &task.key, &object).contains(&task.what) {
                 self.carry_out(server, &task, &object);
             }
             self.looked_at = None;
@@ -125,23 +127,26 @@ impl Controllers {
     }
 
     fn look(&mut self, server: &mut ApiServer, now: Now) {
-        // Leases grow old without anybody writing, so it is looked again every 10 s.
-        let at = Some((server.store.version(), self.kubelets_down, now.wall.0 / 10));
-        if self.looked_at == at {
+        let at = Some((server.store.touched(), self.kubelets_down));
+        let whole = self.looked_at != at;
+        if !whole && self.nodes_looked_at == now.wall.0 / 10 {
             return;
         }
-        self.looked_at = at;
+        (self.looked_at, self.nodes_looked_at) = (at, now.wall.0 / 10);
+        let alive = uids(server);
         let mut found = BTreeMap::new();
-        for (key, object) in server.store.everything() {
-            for what in self.wanted(server, key, object) {
+        for (key, object) in server.store.everything().filter(|(k, _)| whole || k.resource == "nodes") {
+            for what in self.wanted(server, &alive, key, object) {
                 let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
                 let ends = if what == What::End { ends_after(object).unwrap_or(0) } else { 0 };
                 found.insert(Task { what, key: key.clone(), uid }, ends);
             }
         }
         // What is moot is forgotten, so that its time begins anew if it comes up again.
-        self.agenda.retain(|task| found.contains_key(task));
-        self.planned.retain(|task| found.contains_key(task));
+        if whole {
+            self.agenda.retain(|task| found.contains_key(task));
+            self.planned.retain(|task| found.contains_key(task));
+        }
         for (task, ends) in found {
             if !self.planned.contains(&task) {
                 let (from, to) = task.what.delay();
@@ -153,7 +158,7 @@ impl Controllers {
     }
 
     /// What is to be done for the object as it is.
-    fn wanted(&self, server: &ApiServer, key: &Key, object: &Rc<Value>) -> Vec<What> {
+    fn wanted(&self, server: &ApiServer, alive: &BTreeSet<String>, key: &Key, object: &Rc<Value>) -> Vec<What> {
         let mut out = Vec::new();
         match key.resource.as_str() {
             "pods" => out.extend(self.wanted_for_pod(server, object)),
@@ -171,10 +176,7 @@ impl Controllers {
         }
         let owners = object["metadata"]["ownerReferences"].as_array().map_or(&[][..], Vec::as_slice);
         if !owners.is_empty() && !terminating(object) {
-            let lives = |owner: &Value| {
-                let at = server.store.everything().filter(|(k, _)| k.namespace.is_empty() || k.namespace == key.namespace);
-                at.into_iter().any(|(_, o)| o["metadata"]["uid"] == owner["uid"])
-            };
+            let lives = |owner: &Value| owner["uid"].as_str().is_some_and(|uid| alive.contains(uid));
             if !owners.iter().any(lives) {
                 out.push(What::Collect);
             }
@@ -251,6 +253,11 @@ impl Controllers {
             }
         }
     }
+}
+
+/// The UIDs of all that lives.
+fn uids(server: &ApiServer) -> BTreeSet<String> {
+    server.store.everything().filter_map(|(_, o)| Some(o["metadata"]["uid"].as_str()?.to_owned())).collect()
 }
 
 /// The path of the object at `key`.
@@ -360,15 +367,16 @@ fn slice_key_and_body(server: &ApiServer, service: &Value) -> Option<(Key, Value
             })
         })
         .collect();
+    let own = format!("{name}-{}", &service["metadata"]["uid"].as_str()?[..5]);
     let body = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints, "ports": service["spec"]["ports"],
         "metadata": {
-            "name": format!("{name}-world"),
+            "name": own,
             "labels": {"kubernetes.io/service-name": name, "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"},
             "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": name, "uid": service["metadata"]["uid"], "controller": true}],
         },
     });
-    let key = Key::new("endpointslices.discovery.k8s.io", namespace, &format!("{name}-world"));
+    let key = Key::new("endpointslices.discovery.k8s.io", namespace, &own);
     let same = server.store.at(&key).is_some_and(|o| o["endpoints"] == body["endpoints"] && o["ports"] == body["ports"]);
     (!same).then_some((key, body))
 }

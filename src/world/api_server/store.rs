@@ -46,6 +46,8 @@ pub struct Store {
     objects: BTreeMap<Key, Rc<Value>>,
     /// The last version given.
     version: u64,
+    /// The last version that was not a lease's.
+    touched: u64,
     history: VecDeque<Change>,
     /// All changes up to this version are forgotten.
     forgotten: u64,
@@ -53,7 +55,7 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Store { writer: "cluster".into(), objects: BTreeMap::new(), version: 0, history: VecDeque::new(), forgotten: 0 }
+        Store { writer: "cluster".into(), objects: BTreeMap::new(), version: 0, touched: 0, history: VecDeque::new(), forgotten: 0 }
     }
 }
 
@@ -61,6 +63,18 @@ impl Store {
     /// The version of the last write.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// The version of the last write to anything but a lease.
+    pub fn touched(&self) -> u64 {
+        self.touched
+    }
+
+    fn next_version(&mut self, key: &Key) {
+        self.version += 1;
+        if !key.resource.starts_with("leases.") {
+            self.touched = self.version;
+        }
     }
 
     /// The object at `key`.
@@ -89,7 +103,7 @@ impl Store {
                 return before.clone();
             }
         }
-        self.version += 1;
+        self.next_version(&key);
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let after = Rc::new(object);
         self.objects.insert(key.clone(), after.clone());
@@ -100,7 +114,7 @@ impl Store {
     /// Takes the object away for good.
     pub fn remove(&mut self, key: &Key) {
         if let Some(before) = self.objects.remove(key) {
-            self.version += 1;
+            self.next_version(key);
             self.history.push_back(Change { version: self.version, who: self.writer.clone(), key: key.clone(), before: Some(before), after: None });
         }
     }

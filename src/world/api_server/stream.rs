@@ -96,11 +96,9 @@ impl ApiServer {
     }
 
     /// Whether the watch would tell something now, faults aside.
-    pub fn has_news(&self, id: StreamId) -> bool {
-        self.streams.open.get(&id).is_some_and(|s| {
-            let change = |c: &Change| s.reads(c).is_some();
-            s.last.is_some() || !s.first.is_empty() || s.sync.is_some() || s.changes(&self.store).is_none_or(|mut c| c.any(change))
-        })
+    pub fn has_news(&mut self, id: StreamId) -> bool {
+        let Some(stream) = self.streams.open.get_mut(&id) else { return false };
+        stream.last.is_some() || !stream.first.is_empty() || stream.sync.is_some() || stream.skip(&self.store)
     }
 
     /// How many watches are open.
@@ -129,28 +127,25 @@ impl Stream {
             (self.seen, self.told) = (version, version);
             return Some(Told::Synced(version.to_string()));
         }
-        loop {
-            let change = match store.after(self.seen) {
-                Ok(change) => change?,
-                // A stream that is open but has fallen out of the history ends with a 410 in it.
-                Err(_) => return Some(Told::Expired),
-            };
-            self.seen = change.version;
-            if let Some(told) = self.reads(change) {
-                self.told = change.version;
-                return Some(told);
-            }
+        if !self.skip(store) {
+            return None;
         }
+        // A stream that is open but has fallen out of the history ends with a 410 in it.
+        let Ok(change) = store.after(self.seen) else { return Some(Told::Expired) };
+        let change = change?;
+        (self.seen, self.told) = (change.version, change.version);
+        self.reads(change)
     }
 
-    fn changes<'a>(&self, store: &'a super::store::Store) -> Option<impl Iterator<Item = &'a Change> + use<'a>> {
-        let mut at = self.seen;
-        store.after(at).ok()?;
-        Some(std::iter::from_fn(move || {
-            let change = store.after(at).ok()??;
-            at = change.version;
-            Some(change)
-        }))
+    /// Goes past all that this watch does not tell. Whether it has something to tell then.
+    fn skip(&mut self, store: &super::store::Store) -> bool {
+        loop {
+            match store.after(self.seen) {
+                Ok(None) => return false,
+                Ok(Some(change)) if self.reads(change).is_none() => self.seen = change.version,
+                _ => return true,
+            }
+        }
     }
 
     /// What the change is to this watch: an object that no longer matches is gone.

@@ -234,8 +234,7 @@ fn a_replica_set_keeps_its_number_and_a_service_its_endpoints() {
     c.api.make("/apis/apps/v1/namespaces/shop/replicasets", json!({"metadata": {"name": "web"}, "spec": {"replicas": 3, "template": template}}));
     c.api.make("/api/v1/namespaces/shop/services", json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}));
     c.work();
-    let slice = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices/web-world";
-    let count = |c: &Cluster| c.api.look(slice).and_then(|s| s["endpoints"].as_array()).map(Vec::len);
+    let count = |c: &Cluster| c.api.store.all("endpointslices.discovery.k8s.io", "shop").next().and_then(|(_, s)| s["endpoints"].as_array()).map(Vec::len);
     assert_eq!((c.all("pods", "shop").len(), count(&c)), (3, Some(3)));
     c.ask(Merge, "/apis/apps/v1/namespaces/shop/replicasets/web", json!({"spec": {"replicas": 1}}));
     c.work();
