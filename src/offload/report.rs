@@ -56,13 +56,13 @@ impl Agent {
         });
         let consumer = self.facts.consumers.get(&peer);
         let made = |twin: &str| self.loops.table.slots(|k| k.sort == Sort::Shadow && *k.namespace == *twin).len() as u32;
-        let twins = consumer.into_iter().flat_map(|c| &c.phases).map(|(home, (twin, phase))| NamespaceReport {
+        let twins = consumer.into_iter().flat_map(|c| &c.phases).map(|(home, mapped)| NamespaceReport {
             home: home.to_string(),
-            twin: twin.to_string(),
+            twin: mapped.twin.to_string(),
             here: false,
             strategy: "",
-            phase: phase.as_str(),
-            pods: made(twin),
+            phase: mapped.phase.as_str(),
+            pods: made(&mapped.twin),
         });
         Report {
             node_ready: provider.and_then(|p| p.node.as_ref()).is_some_and(|n| n.ready),

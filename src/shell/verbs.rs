@@ -399,7 +399,8 @@ fn say(replies: &mpsc::Sender<String>, line: String) {
 }
 
 fn resources(text: &str, base: Offer) -> Result<Resources, Failure> {
-    let offer = if text.is_empty() { Ok(base) } else { Offer::parse(text, base) }.map_err(|e| Failure::new("bad-offer", e, "write cpu=2,memory=1Gi,pods=50"))?;
+    let offer =
+        if text.is_empty() { Ok(base) } else { Offer::parse(text, base) }.map_err(|e| Failure::new("bad-offer", e, "write cpu=2,memory=1Gi,pods=50"))?;
     let too_much = || Failure::new("bad-offer", "the offer is too large or empty", "write cpu=2,memory=1Gi,pods=50");
     let cpu = u32::try_from(offer.cpu_milli).map_err(|_| too_much())?;
     let memory = u32::try_from(offer.memory >> 20).map_err(|_| too_much())?;
