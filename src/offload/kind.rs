@@ -204,6 +204,11 @@ pub(crate) struct OnlyMeta<'a> {
     pub metadata: Meta<'a>,
 }
 
+/// A field that may be null as well as absent.
+pub(crate) fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(from).map(Option::unwrap_or_default)
+}
+
 /// Parses JSON; the error names the kind of trouble and never quotes the object.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(json).map_err(|e| format!("not what its kind promises: {:?} error at line {} column {}", e.classify(), e.line(), e.column()))

@@ -181,9 +181,9 @@ pub(crate) fn read_home(json: &[u8]) -> Result<Seen, String> {
     struct Home<'a> {
         #[serde(borrow)]
         metadata: kind::Meta<'a>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "kind::or_default")]
         spec: super::config_map::References,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "kind::or_default")]
         status: Status,
     }
     let pod: Home = kind::parse(json)?;
