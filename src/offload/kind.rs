@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// An object's UID. The API server makes 36 characters; more is refused.
-pub type Uid = heapless::String<36>;
+pub type Uid = heapless::String<36, u8>;
 
 /// The row peer of things that belong to this cluster itself.
 pub(crate) const HERE: PeerId = PeerId(u8::MAX);
