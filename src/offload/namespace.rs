@@ -144,9 +144,9 @@ pub(crate) fn read_offloading(json: &[u8]) -> Result<Seen, String> {
     struct Object<'a> {
         #[serde(borrow)]
         metadata: kind::Meta<'a>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "kind::or_default")]
         spec: Spec,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "kind::or_default")]
         status: Status,
     }
     #[derive(Deserialize, Default)]
@@ -222,9 +222,9 @@ pub(crate) fn read_map(json: &[u8]) -> Result<Seen, String> {
     struct Object<'a> {
         #[serde(borrow)]
         metadata: kind::Meta<'a>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "kind::or_default")]
         spec: Spec,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "kind::or_default")]
         status: Status,
     }
     #[derive(Deserialize, Default)]

@@ -181,9 +181,9 @@ pub(crate) fn read_home(json: &[u8]) -> Result<Seen, String> {
     struct Home<'a> {
         #[serde(borrow)]
         metadata: kind::Meta<'a>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "kind::or_default")]
         spec: super::config_map::References,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "kind::or_default")]
         status: Status,
     }
     let pod: Home = kind::parse(json)?;
@@ -207,7 +207,7 @@ pub(crate) fn read_far(json: &[u8]) -> Result<Seen, String> {
         shadow: pod.metadata.owner("ShadowPod"),
         stage: Stage::read(&status.phase),
         ready: status.ready(),
-        digest: ownership::digest([raw.as_bytes()]),
+        digest: ownership::digest([pod.metadata.uid.as_bytes(), raw.as_bytes()]),
     };
     pod.metadata.seen(SeenView::FarPod(view))
 }
@@ -338,7 +338,8 @@ fn arrive(facts: &mut Facts, key: &Key, row: &mut PodRow, now: Now) -> Step {
             if f.stage.terminal() && row.latched != Some(f.stage) {
                 return Step::Do(Op::Latch, calls::look(there, shadow_path));
             }
-            let lost_touch = f.ready != home.ready && row.told == f.digest;
+            // Others write home's status too: Kubernetes marks pods of a lost node not ready.
+            let lost_touch = (f.ready, f.stage) != (home.ready, home.stage) && row.told == f.digest;
             if row.told == f.digest && !lost_touch {
                 return Step::Settled;
             }
@@ -422,6 +423,7 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut PodRow, op: Op, rep
         (Op::Hold, Reply::Done(_)) => {
             let why = row.hold.clone();
             row.held = why.as_ref().map_or(0, |w| ownership::digest([w.as_bytes()]));
+            row.told = 0;
             match (why, &mut row.home) {
                 (Some(why), _) => facts.note(now, About { kind: "Pod", namespace: &key.namespace, name: &key.name, uid: &home_uid }, "OffloadingBackOff", &why),
                 (None, Some(home)) => home.stage = Stage::Failed,
