@@ -368,7 +368,7 @@ impl Journey {
             }
             7 => drop(self.user(EDGE, Verb::Delete, "/api/v1/nodes/hub", &Value::Null)),
             // Healed by the hourly sweep: an hour of the world is long, so only some journeys have it.
-            _ if self.seed % 16 == 0 => {
+            _ if self.seed.is_multiple_of(16) => {
                 let names = ["configmaps/conf", "services/web", "secrets/key"];
                 let name = self.chance.pick(&names).copied().unwrap_or_default();
                 self.robbed = true;
