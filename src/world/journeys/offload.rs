@@ -47,7 +47,8 @@ enum Due {
     Open(WatchId, KindId, Watch),
     Do(u32, Call),
     Answer(u32, Reply),
-    Reachable(bool),
+    /// The daemon looks how the link is.
+    Reachable,
 }
 
 struct Journey {
@@ -154,7 +155,7 @@ impl Journey {
     fn hear_of_link(&mut self, most: u64) {
         for which in [EDGE, HUB] {
             let after = Duration::from_millis(self.chance.below(most + 1));
-            self.due.put(self.clock.now().mono + after, (which, self.daemons[which].life, Due::Reachable(self.linked)));
+            self.due.put(self.clock.now().mono + after, (which, self.daemons[which].life, Due::Reachable));
         }
     }
 
@@ -222,7 +223,7 @@ impl Journey {
             }
             _ if !alive => return,
             Due::Answer(id, reply) => self.daemons[which].agent.handle_reply(id, reply, now),
-            Due::Reachable(is) => self.daemons[which].agent.set_reachable(PeerId(0), is, now),
+            Due::Reachable => self.daemons[which].agent.set_reachable(PeerId(0), self.linked, now),
             Due::Open(id, kind, watch) => match self.way(which, watch.on) {
                 Some(site) => {
                     let stream = self.sites[site].api.watch(&watch.path, watch.from.as_deref());
@@ -424,7 +425,7 @@ impl Journey {
         let life = self.daemons[which].life + 1;
         self.daemons[which] = Daemon { agent: agent(which, self.chance.bits(), &self.clock), feeds: BTreeMap::new(), life };
         let after = Duration::from_millis(self.chance.below(2_000));
-        self.due.put(self.clock.now().mono + after, (which, life, Due::Reachable(self.linked)));
+        self.due.put(self.clock.now().mono + after, (which, life, Due::Reachable));
         self.drain(which);
     }
 
