@@ -177,6 +177,9 @@ impl Journey {
     fn drain(&mut self, which: usize) {
         let now = self.clock.now().mono;
         while let Some(order) = self.daemons[which].agent.poll_watch() {
+            if self.told {
+                self.tell(&format!("{} orders {order:?}", NAMES[which]));
+            }
             match order {
                 Order::Open { id, kind, watch } => {
                     let after = self.latency(watch.on);
