@@ -17,6 +17,7 @@ mod offer;
 pub mod ownership;
 mod reflect;
 mod route;
+mod space;
 mod table;
 mod twin;
 mod watch;
