@@ -8,7 +8,7 @@ use super::facts::{Facts, Wake};
 use super::kind::{Key, Next, Op, Sort, Step};
 use super::kinds::{copy, pod, shadow};
 use super::table::{Row, Slot, Table, View};
-use super::{namespace, node, twin};
+use super::{node, space, twin};
 use crate::budget;
 use crate::clock::{Instant, Now};
 use crate::kube::call::{Call, Cluster};
@@ -179,8 +179,8 @@ fn plan(facts: &mut Facts, row: &mut Row, now: Now) -> Step {
     let key: &Key = &row.key;
     match &mut row.view {
         View::Node(view) => node::plan(facts, key, view, now),
-        View::Map(view) => namespace::plan_map(facts, key, view),
-        View::Space(view) => namespace::plan_space(facts, key, view, now),
+        View::Map(view) => space::plan_map(facts, key, view),
+        View::Space(view) => space::plan_space(facts, key, view, now),
         View::Pod(view) => pod::plan(facts, key, view, now),
         View::Copy(view) => copy::plan(facts, key, view, now),
         View::Tenant(_) => twin::plan_tenant(facts, key, now),
@@ -193,8 +193,8 @@ fn settle(facts: &mut Facts, row: &mut Row, op: Op, reply: &Reply, now: Now) -> 
     let key: &Key = &row.key;
     match &mut row.view {
         View::Node(view) => node::settle(facts, key, view, op, reply, now),
-        View::Map(_) => namespace::settle_map(facts, key, op, reply),
-        View::Space(view) => namespace::settle_space(facts, key, view, op, reply),
+        View::Map(_) => space::settle_map(facts, key, op, reply),
+        View::Space(view) => space::settle_space(facts, key, view, op, reply),
         View::Pod(view) => pod::settle(facts, key, view, op, reply, now),
         View::Copy(view) => copy::settle(facts, key, view, op, reply, now),
         View::Tenant(_) => twin::settle_tenant(facts, key, reply),

@@ -9,6 +9,7 @@ use super::facts::{Consumer, Facts, Wake};
 use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, Seen, SeenView, Sort, Step};
 use super::namespace::{self, Mapped, NamespaceView, Phase};
 use super::ownership::{self, BY_MAP, DAEMON, MANAGED, ORIGINAL_NAME, OWN_UID, REMOTE_CLUSTER};
+use super::space;
 use crate::clock::Now;
 use crate::identity::ClusterId;
 use crate::kube::call::Cluster;
@@ -108,8 +109,8 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         return Step::Do(Op::Record, calls::merge(Cluster::Home, NAMESPACES.object(None, &twin), &body));
     }
     match row.bound {
-        0 => Step::Do(Op::Bind(1), namespace::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON)),
-        1 => Step::Do(Op::Bind(2), namespace::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account)),
+        0 => Step::Do(Op::Bind(1), space::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON)),
+        1 => Step::Do(Op::Bind(2), space::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account)),
         _ => {
             if facts.twins.insert(twin.clone(), key.peer) != Some(key.peer) {
                 facts.wake(Wake::Twin(twin.clone()));
