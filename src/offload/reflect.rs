@@ -26,6 +26,10 @@ enum Flight {
     Note,
 }
 
+/// Calls in a row that change nothing the plan looks at (the API server drops a field it does not know, say) are a spin; from this many on
+/// the row is left alone for a while that doubles, up to a minute.
+const STREAK: u8 = 12;
+
 /// The rows and what is under way for them.
 #[derive(Debug)]
 pub(crate) struct Reflector {
@@ -52,8 +56,15 @@ impl Reflector {
         }
         while let Some(slot) = self.table.pop_due(now.mono) {
             let Some(row) = self.table.row(slot) else { continue };
+            if let Some(calm) = row.calm.filter(|calm| now.mono < *calm) {
+                self.table.set_due(slot, Some(calm));
+                continue;
+            }
             row.dirty = false;
             let step = plan(facts, row, now);
+            if !matches!(step, Step::Do(..)) {
+                (row.streak, row.calm) = (0, None);
+            }
             let call = match step {
                 Step::Settled => None,
                 Step::Forget => {
@@ -103,6 +114,10 @@ impl Reflector {
             return;
         }
         let next = settle(facts, row, op, reply, now);
+        if matches!(next, Next::Again | Next::After(_)) {
+            row.streak = row.streak.saturating_add(1);
+            row.calm = (row.streak >= STREAK).then(|| now.mono + Duration::from_millis(250 << (row.streak - STREAK).min(8)));
+        }
         match next {
             Next::Call(op, call) => {
                 row.busy = true;

@@ -58,6 +58,9 @@ pub(crate) struct Row {
     pub view: View,
     pub marks: [u32; 3],
     pub attempts: u8,
+    /// Calls that were answered well since the row was last content, and until when it is left alone after too many.
+    pub streak: u8,
+    pub calm: Option<Instant>,
     /// A call for this object is under way.
     pub busy: bool,
     /// Something changed while it was.
@@ -97,7 +100,7 @@ impl Table {
             return Err(Full);
         }
         *count += 1;
-        let row = Row { view: View::new(key.sort), key: key.clone(), marks: [0; 3], attempts: 0, busy: false, dirty: false, due: None };
+        let row = Row { view: View::new(key.sort), key: key.clone(), marks: [0; 3], attempts: 0, streak: 0, calm: None, busy: false, dirty: false, due: None };
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
