@@ -214,8 +214,7 @@ pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
     }
     for (original, mapped) in &consumer.phases {
         if map.current.get(original) != Some(mapped) {
-            let Mapped { twin, phase, uid } = mapped;
-            patch.insert(original.to_string(), json!({"remoteNamespace": twin, "phase": phase.as_str(), "remoteNamespaceUid": uid.as_str()}));
+            patch.insert(original.to_string(), said(mapped));
         }
     }
     if patch.is_empty() {
@@ -225,13 +224,21 @@ pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
     Step::Do(Op::Status, calls::status(Cluster::Home, path, &map.uid, json!({"currentMapping": patch})))
 }
 
+/// A mapping in the words of the map's status.
+fn said(mapped: &Mapped) -> Value {
+    json!({"remoteNamespace": mapped.twin, "phase": mapped.phase.as_str(), "remoteNamespaceUid": mapped.uid.as_str()})
+}
+
 pub(crate) fn settle_tenant(facts: &mut Facts, key: &Key, reply: &Reply) -> Next {
     match reply {
         Reply::Done(body) => {
             if let Ok(Seen { view: SeenView::Map(map), .. }) = namespace::read_map(body)
                 && let Some(consumer) = facts.consumers.get_mut(&key.peer)
             {
+                // An API server that keeps less than it was told is not told at once again.
+                let kept = consumer.phases == map.current;
                 consumer.map = Some(map);
+                return if kept { Next::Again } else { Next::BackOff };
             }
             Next::Again
         }
@@ -271,6 +278,21 @@ mod tests {
             (&["*"], "shop", "Shop", false),
         ] {
             assert_eq!(refusal(&consumer(names), original, twin).is_none(), granted, "{original} as {twin} with {names:?}");
+        }
+    }
+
+    #[cfg(feature = "shell")]
+    #[test]
+    fn the_api_server_keeps_every_field_of_what_a_map_is_told() {
+        use serde::Deserialize;
+        // It drops what the definition does not name, and the map would be told the same again without end.
+        let crds = include_str!("../../k3s-manifests/crds-offloading.yaml");
+        let all = serde_yaml_ng::Deserializer::from_str(crds).map(|d| Value::deserialize(d).expect("YAML"));
+        let crd = all.into_iter().find(|c| c["spec"]["names"]["kind"] == "NamespaceMap").expect("the definition");
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let kept = &schema["properties"]["status"]["properties"]["currentMapping"]["additionalProperties"]["properties"];
+        for field in said(&Mapped { twin: "shop-edge".into(), phase: Phase::Accepted, uid: "u".try_into().expect("short") }).as_object().expect("it").keys() {
+            assert!(kept.get(field).is_some(), "{field}");
         }
     }
 
