@@ -41,6 +41,7 @@ pub mod setup;
 pub mod store;
 mod syscall;
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "what is tested against has clocks, files and locks of its own")]
 mod testing;
 #[expect(clippy::disallowed_methods, reason = "the kernel's ID of this boot is a file")]
 pub mod time;
