@@ -590,7 +590,8 @@ impl Edge {
         if !spec.names.is_empty() {
             self.out.push_back(Output::Resolve(id, spec.names.clone()));
         }
-        self.sessions[usize::from(id.0)] = Some(Box::new(Session { spec, probe: None, round_trip: None, heard: false, since: now.mono, credential: false, reachable: false }));
+        self.sessions[usize::from(id.0)] =
+            Some(Box::new(Session { spec, probe: None, round_trip: None, heard: false, since: now.mono, credential: false, reachable: false }));
         self.out.push_back(Output::Host);
     }
 
