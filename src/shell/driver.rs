@@ -53,6 +53,8 @@ enum Caller {
     Token,
 }
 
+/// Both ends: the sender is cloned into the tasks that answer.
+type Mailbox<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
 type Answered = (AskId, Result<(u16, Vec<u8>), String>);
 
 /// What reaches the driver.
@@ -61,10 +63,10 @@ pub struct Mailboxes {
     lines: mpsc::Receiver<Line>,
     notices: mpsc::Receiver<Notice>,
     prepared: mpsc::Receiver<Result<Prepared, String>>,
-    replies: (mpsc::Sender<(Caller, Reply)>, mpsc::Receiver<(Caller, Reply)>),
-    told: (mpsc::Sender<(u32, Told<Seen>)>, mpsc::Receiver<(u32, Told<Seen>)>),
-    answers: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
-    resolved: (mpsc::Sender<(PeerId, Vec<SocketAddr>)>, mpsc::Receiver<(PeerId, Vec<SocketAddr>)>),
+    replies: Mailbox<(Caller, Reply)>,
+    told: Mailbox<(u32, Told<Seen>)>,
+    answers: Mailbox<Answered>,
+    resolved: Mailbox<(PeerId, Vec<SocketAddr>)>,
 }
 
 impl Mailboxes {
