@@ -197,6 +197,12 @@ impl Driver {
     /// # Errors
     /// What the daemon cannot live with: the device is gone, the cluster cannot be served.
     pub async fn run(mut self) -> Result<(), String> {
+        let ended = self.until_told().await;
+        let removed = self.upkeep.remove().map_err(|e| chain(&e).to_string());
+        ended.and(removed)
+    }
+
+    async fn until_told(&mut self) -> Result<(), String> {
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals cannot be had: {e}"))?;
         loop {
@@ -220,7 +226,7 @@ impl Driver {
             }
         }
         log!(Info, "run", "told to stop");
-        self.upkeep.remove().map_err(|e| chain(&e).to_string())
+        Ok(())
     }
 
     fn turn(&mut self) -> Result<(), String> {
@@ -257,6 +263,7 @@ impl Driver {
             self.facts = facts;
             self.edge.handshakes(now);
         }
+        self.verbs.look(&mut self.edge, now);
         if now.mono >= self.witnesses {
             self.witnesses = now.mono + WITNESS;
             let peers: Vec<PeerId> = self.edge.authority().ledger().peers.iter().map(|p| p.row).collect();

@@ -301,7 +301,21 @@ impl Verbs {
         });
     }
 
+    /// Looks who is heard; called once a second, so that a phase begins when it began and not when it was asked for.
+    pub(super) fn look(&mut self, edge: &mut Edge, now: Now) {
+        let rows: Vec<PeerId> = edge.authority().ledger().peers.iter().map(|p| p.row).collect();
+        self.phases.retain(|row, _| rows.contains(row));
+        for row in rows {
+            let heard = edge.is_heard(row);
+            let phase = self.phases.entry(row).or_insert((heard, now.mono));
+            if phase.0 != heard {
+                *phase = (heard, now.mono);
+            }
+        }
+    }
+
     fn status(&mut self, edge: &mut Edge, config: &Config, now: Now) -> Status {
+        self.look(edge, now);
         let known = edge.authority().status(now);
         let mut warnings = Vec::new();
         if self.kubernetes.is_none() {
@@ -332,11 +346,7 @@ impl Verbs {
     fn peer(&mut self, peering: &crate::edge::Peering, dropped: u64, edge: &mut Edge, now: Now) -> Peer {
         let row = peering.peer;
         let heard = edge.is_heard(row);
-        let phase = self.phases.entry(row).or_insert((heard, now.mono));
-        if phase.0 != heard {
-            *phase = (heard, now.mono);
-        }
-        let since = now.mono.since(phase.1).as_secs();
+        let since = self.phases.get(&row).map_or(0, |phase| now.mono.since(phase.1).as_secs());
         let tunnel = edge.gateway().status(row, now);
         let rtt = edge.round_trip(row).or(tunnel.and_then(|t| t.round_trip));
         let reached = match (peering.end, peering.endpoint) {
