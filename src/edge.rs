@@ -144,11 +144,21 @@ struct Session {
     spec: Box<AddPeer>,
     probe: Option<(Instant, u16)>,
     round_trip: Option<Duration>,
+    /// Whether it is heard, and since when it is or is not.
     heard: bool,
+    since: Instant,
     /// Its provider's credential, once there is one.
     credential: bool,
     /// What the agent was last told.
     reachable: bool,
+}
+
+impl Session {
+    fn hear(&mut self, heard: bool, now: Instant) {
+        if self.heard != heard {
+            (self.heard, self.since) = (heard, now);
+        }
+    }
 }
 
 /// A peering that is being left, and what still stands of it here.
@@ -282,6 +292,11 @@ impl Edge {
     /// The last measured round trip to a peer's control end.
     pub fn round_trip(&self, peer: PeerId) -> Option<Duration> {
         self.session(peer)?.round_trip
+    }
+
+    /// For how long the peer has been there, or away.
+    pub fn heard_for(&self, peer: PeerId, now: Now) -> Duration {
+        self.session(peer).map_or(Duration::ZERO, |s| now.mono.since(s.since))
     }
 
     /// Whether the peer is there.
@@ -432,7 +447,7 @@ impl Edge {
             tunnel::Event::SessionUp { id, away } => {
                 let endpoint = self.gateway.status(id, now).and_then(|s| s.endpoint);
                 if let Some(session) = self.session_mut(id) {
-                    session.heard = true;
+                    session.hear(true, now.mono);
                 }
                 if let Some(endpoint) = endpoint {
                     self.authority.handle_session_up(id, endpoint, now);
@@ -575,7 +590,7 @@ impl Edge {
         if !spec.names.is_empty() {
             self.out.push_back(Output::Resolve(id, spec.names.clone()));
         }
-        self.sessions[usize::from(id.0)] = Some(Box::new(Session { spec, probe: None, round_trip: None, heard: false, credential: false, reachable: false }));
+        self.sessions[usize::from(id.0)] = Some(Box::new(Session { spec, probe: None, round_trip: None, heard: false, since: now.mono, credential: false, reachable: false }));
         self.out.push_back(Output::Host);
     }
 
@@ -608,7 +623,7 @@ impl Edge {
         self.probes_due = now.mono + PROBE;
         for session in self.sessions.iter_mut().flatten() {
             let silent = self.gateway.status(session.spec.id, now).and_then(|s| s.received);
-            session.heard = silent.is_some_and(|silent| silent < AWAY);
+            session.hear(silent.is_some_and(|silent| silent < AWAY), now.mono);
             if session.spec.purpose == Purpose::Peering && silent.is_some_and(|silent| silent >= PROBE || session.round_trip.is_none()) {
                 self.sequence = self.sequence.wrapping_add(1);
                 session.probe = Some((now.mono, self.sequence));

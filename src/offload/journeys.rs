@@ -40,6 +40,8 @@ struct World {
     now: Duration,
     up: bool,
     kubelet: bool,
+    /// Each is the other's consumer and provider.
+    both: bool,
     calls: Vec<(usize, Verb, String)>,
     /// One call in this many goes wrong; 0: none.
     trouble: u64,
@@ -216,10 +218,10 @@ fn agent(cluster: &str, now: Now) -> Agent {
 impl World {
     /// `edge` consumes, `hub` provides; both have the same pod prefix.
     fn new(grant: Amount) -> World {
-        let mut world = World { sites: vec![], now: Duration::from_secs(1000), up: true, kubelet: true, calls: vec![], trouble: 0, chance: 1 };
+        let mut world = World { sites: vec![], now: Duration::from_secs(1000), up: true, kubelet: true, both: false, calls: vec![], trouble: 0, chance: 1 };
         for cluster in ["edge", "hub"] {
             let mut server = Server::default();
-            for namespace in ["shop", "other", "liqo-tenant-edge", "sluice"] {
+            for namespace in ["shop", "other", "liqo-tenant-edge", "liqo-tenant-hub", "sluice"] {
                 server.put(&format!("/api/v1/namespaces/{namespace}"), json!({"metadata": {"name": namespace}}));
             }
             let agent = agent(cluster, world.clock());
@@ -287,7 +289,7 @@ impl World {
 
     fn call(&mut self, site: usize, call: Call) -> Reply {
         let to = self.to(site, call.to);
-        assert!(site == 0 || to == 1, "a provider never calls its consumer");
+        assert!(self.both || site == 0 || to == 1, "a provider never calls its consumer");
         self.calls.push((site, call.verb, call.path.clone()));
         assert!(self.calls.len() < 40_000, "a spin: {:?}", &self.calls[self.calls.len() - 12..]);
         let far = |world: &World, to: usize| to != site && !world.up;
@@ -387,15 +389,16 @@ impl World {
             busy |= self.sites[site].server.log.len() != length;
         }
         if self.kubelet {
-            busy |= self.start_pods();
+            busy |= self.start_pods(1) | self.start_pods(0);
         }
         busy
     }
 
     /// The provider's scheduler and kubelet.
-    fn start_pods(&mut self) -> bool {
-        let server = &mut self.sites[1].server;
-        let pods: Vec<String> = server.objects.keys().filter(|p| p.contains("/pods/")).cloned().collect();
+    fn start_pods(&mut self, site: usize) -> bool {
+        let server = &mut self.sites[site].server;
+        let twins = |path: &&String| path.contains("/pods/") && (path.contains("-edge/") || path.contains("-hub/"));
+        let pods: Vec<String> = server.objects.keys().filter(twins).cloned().collect();
         let mut busy = false;
         for (i, path) in pods.iter().enumerate() {
             let mut pod = server.objects[path].clone();
@@ -807,6 +810,80 @@ fn a_lost_answer_neither_loses_nor_doubles_a_pod() {
     assert_eq!(world.at(1, FAR_POD).expect("far")["metadata"]["annotations"][ownership::HOME_UID], uid);
     assert_eq!(world.at(0, HOME_POD).expect("home")["status"]["phase"], "Running");
     assert_eq!(world.count(1, "/shadowpods/"), 1);
+}
+
+#[test]
+fn two_clusters_are_each_others_consumer_and_provider_at_once() {
+    let mut world = running();
+    world.both = true;
+    let now = world.clock();
+    let images = vec![("10.42.0.0/16".parse().expect("a prefix"), "10.71.0.0/16".parse().expect("a prefix"))];
+    world.sites[1].agent.add_provider(ProviderSpec {
+        peer: PEER,
+        cluster: "edge".parse().expect("an ID"),
+        node: "edge".into(),
+        tenant_namespace: "liqo-tenant-hub".into(),
+        grant: GRANT,
+        architecture: "amd64".into(),
+        images: images.clone(),
+        address: [10, 70, 3, 1].into(),
+    });
+    world.sites[0].agent.add_consumer(ConsumerSpec {
+        peer: PEER,
+        cluster: "hub".parse().expect("an ID"),
+        tenant_namespace: "liqo-tenant-hub".into(),
+        account: "tenant".into(),
+        grant: GRANT,
+        images,
+        names: vec![],
+    });
+    for site in &mut world.sites {
+        site.agent.set_reachable(PEER, true, now);
+    }
+    // A twin is never offloaded again.
+    for namespace in ["shop", "shop-edge"] {
+        let offloading = json!({"metadata": {"name": "offloading", "namespace": namespace}, "spec": {"podOffloadingStrategy": "Remote"}});
+        world.sites[1].server.put(&format!("/apis/offloading.liqo.io/v1beta1/namespaces/{namespace}/namespaceoffloadings/offloading"), offloading);
+    }
+    let pod =
+        json!({"metadata": {"name": "db-1", "namespace": "shop"}, "spec": {"nodeName": "edge", "containers": [{"name": "c"}]}, "status": {"phase": "Pending"}});
+    world.sites[1].server.put("/api/v1/namespaces/shop/pods/db-1", pod);
+    world.run(20);
+    assert_eq!(world.at(1, "/api/v1/namespaces/shop/pods/db-1").expect("home")["status"]["phase"], "Running");
+    assert!(world.at(0, "/api/v1/namespaces/shop-hub/pods/db-1").is_some());
+    assert_eq!(world.at(0, HOME_POD).expect("home")["status"]["phase"], "Running");
+    assert_eq!(world.count(0, "/namespaces/shop-edge-hub"), 0);
+    let refused = world.at(1, "/apis/offloading.liqo.io/v1beta1/namespaces/shop-edge/namespaceoffloadings/offloading").expect("it");
+    assert_eq!(refused["status"]["offloadingPhase"], "AllFailed");
+    // One direction ends, the other goes on.
+    world.sites[1].agent.remove_provider(PEER, How::Asked);
+    world.run(20);
+    assert!(world.events(1).contains(&Event::ProviderGone { peer: PEER, owed: false }));
+    assert_eq!((world.count(0, "shop-hub"), world.at(1, "/api/v1/nodes/edge").is_some()), (0, false));
+    assert_eq!(world.at(0, HOME_POD).expect("home")["status"]["phase"], "Running");
+    assert!(world.at(1, FAR_POD).is_some());
+}
+
+#[test]
+fn a_daemon_set_on_the_virtual_node_does_not_keep_a_provider_from_leaving() {
+    let mut world = running();
+    world.pod("other", "agent-1", json!({}));
+    world.run(5);
+    world.sites[0].agent.remove_provider(PEER, How::Asked);
+    for _ in 0..60 {
+        world.run(1);
+        if world.at(0, "/api/v1/nodes/hub").is_some() && world.at(0, "/api/v1/namespaces/other/pods/agent-1").is_none() {
+            world.pod("other", "agent-1", json!({}));
+        }
+    }
+    assert!(world.events(0).iter().any(|e| matches!(e, Event::ProviderGone { .. })));
+    assert_eq!((world.count(0, "/nodes/"), world.count(0, "/pods/")), (0, 0));
+}
+
+#[test]
+fn rows_are_small() {
+    let (row, pod, shadow) = (size_of::<table::Row>(), size_of::<kinds::pod::PodRow>(), size_of::<kinds::shadow::ShadowRow>());
+    assert!(row <= 192 && pod <= 448 && shadow <= 320, "{row} {pod} {shadow}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// An object's UID. The API server makes 36 characters; more is refused.
-pub type Uid = heapless::String<36>;
+pub type Uid = heapless::String<36, u8>;
 
 /// The row peer of things that belong to this cluster itself.
 pub(crate) const HERE: PeerId = PeerId(u8::MAX);
@@ -202,6 +202,11 @@ impl Meta<'_> {
 pub(crate) struct OnlyMeta<'a> {
     #[serde(borrow, default)]
     pub metadata: Meta<'a>,
+}
+
+/// A field that may be null as well as absent.
+pub(crate) fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
 
 /// Parses JSON; the error names the kind of trouble and never quotes the object.

@@ -56,9 +56,9 @@ pub(crate) fn read(json: &[u8]) -> Result<Seen, String> {
     struct Node<'a> {
         #[serde(borrow)]
         metadata: kind::Meta<'a>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "kind::or_default")]
         spec: Spec,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "kind::or_default")]
         status: Status,
     }
     #[derive(Deserialize, Default)]

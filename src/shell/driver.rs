@@ -263,7 +263,6 @@ impl Driver {
             self.facts = facts;
             self.edge.handshakes(now);
         }
-        self.verbs.look(&mut self.edge, now);
         if now.mono >= self.witnesses {
             self.witnesses = now.mono + WITNESS;
             let peers: Vec<PeerId> = self.edge.authority().ledger().peers.iter().map(|p| p.row).collect();

@@ -101,7 +101,7 @@ async fn serve(config: Config) -> Result<(), String> {
     let api_server = config.api_server.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 6443)));
     let control = Control::serve(listener, api_server, asked);
     tokio::spawn(local::serve(socket, lines));
-    let order = Order { kubeconfig: config.kubeconfig.clone(), pods: config.pods };
+    let order = Order { times: times.clone(), kubeconfig: config.kubeconfig.clone(), pods: config.pods };
     tokio::task::spawn_blocking(move || drop(prepared.blocking_send(prepare::prepare(&order))));
     log!(Info, "run", "{} is up: UDP port {}, device {}", edge.authority().ledger().id, config.port, config.interface);
     let mailboxes = Mailboxes::new(asked_out, lines_out, notices_out, prepared_out);

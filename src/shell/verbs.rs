@@ -2,7 +2,6 @@
 //!
 //! Called by the driver. It keeps who waits for what, for a bounded time, and never the answer to a question the edge can be asked again.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -50,14 +49,11 @@ pub(super) struct Verbs {
     port: u16,
     started: Instant,
     kubernetes: Option<String>,
-    /// Since when each peer is heard, or is not.
-    phases: BTreeMap<PeerId, (bool, Instant)>,
-    ready: BTreeMap<PeerId, bool>,
 }
 
 impl Verbs {
     pub(super) fn new(port: u16, now: Instant) -> Verbs {
-        Verbs { waiters: Vec::new(), port, started: now, kubernetes: None, phases: BTreeMap::new(), ready: BTreeMap::new() }
+        Verbs { waiters: Vec::new(), port, started: now, kubernetes: None }
     }
 
     pub(super) fn set_kubernetes(&mut self, version: String) {
@@ -229,7 +225,6 @@ impl Verbs {
     /// The agent has something to say.
     pub(super) fn said(&mut self, event: &AgentEvent, edge: &mut Edge, now: Now) {
         if let AgentEvent::NodeReady { peer } = event {
-            self.ready.insert(*peer, true);
             for waiter in self.waiters.iter_mut().filter(|w| w.peer == *peer) {
                 if let What::Join { node, cluster, .. } = &mut waiter.what {
                     *node = true;
@@ -245,7 +240,6 @@ impl Verbs {
 
     /// A peering is gone from here.
     pub(super) fn gone(&mut self, peer: PeerId, _cluster: &ClusterId, edge: &mut Edge) {
-        self.ready.remove(&peer);
         for waiter in self.waiters.iter_mut().filter(|w| w.peer == peer) {
             if let What::Leave { gone, .. } = &mut waiter.what {
                 *gone = true;
@@ -301,21 +295,7 @@ impl Verbs {
         });
     }
 
-    /// Looks who is heard; called once a second, so that a phase begins when it began and not when it was asked for.
-    pub(super) fn look(&mut self, edge: &mut Edge, now: Now) {
-        let rows: Vec<PeerId> = edge.authority().ledger().peers.iter().map(|p| p.row).collect();
-        self.phases.retain(|row, _| rows.contains(row));
-        for row in rows {
-            let heard = edge.is_heard(row);
-            let phase = self.phases.entry(row).or_insert((heard, now.mono));
-            if phase.0 != heard {
-                *phase = (heard, now.mono);
-            }
-        }
-    }
-
-    fn status(&mut self, edge: &mut Edge, config: &Config, now: Now) -> Status {
-        self.look(edge, now);
+    fn status(&self, edge: &mut Edge, config: &Config, now: Now) -> Status {
         let known = edge.authority().status(now);
         let mut warnings = Vec::new();
         if self.kubernetes.is_none() {
@@ -343,10 +323,10 @@ impl Verbs {
         }
     }
 
-    fn peer(&mut self, peering: &crate::edge::Peering, dropped: u64, edge: &mut Edge, now: Now) -> Peer {
+    fn peer(&self, peering: &crate::edge::Peering, dropped: u64, edge: &mut Edge, now: Now) -> Peer {
         let row = peering.peer;
         let heard = edge.is_heard(row);
-        let since = self.phases.get(&row).map_or(0, |phase| now.mono.since(phase.1).as_secs());
+        let since = edge.heard_for(row, now).as_secs();
         let tunnel = edge.gateway().status(row, now);
         let rtt = edge.round_trip(row).or(tunnel.and_then(|t| t.round_trip));
         let reached = match (peering.end, peering.endpoint) {

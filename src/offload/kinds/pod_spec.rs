@@ -63,6 +63,9 @@ const VOLUMES: &[&str] = &["configMap", "downwardAPI", "emptyDir", "secret"];
 const PROJECTIONS: &[&str] = &["configMap", "downwardAPI", "secret"];
 const RESOURCES: &[&str] = &["cpu", "ephemeral-storage", "memory"];
 
+/// Containers of one pod, those that initialise it counted.
+pub(crate) const CONTAINERS: usize = 64;
+
 /// The pod spec that may go to the other side, or what in it cannot.
 pub(crate) fn carried(spec: &Object) -> Result<Object, String> {
     for host in ["hostNetwork", "hostPID", "hostIPC"] {
@@ -94,6 +97,10 @@ pub(crate) fn carried(spec: &Object) -> Result<Object, String> {
         if !containers.is_empty() {
             out.insert(list.into(), containers.into());
         }
+    }
+    let count: usize = ["initContainers", "containers"].into_iter().filter_map(|l| out.get(l)?.as_array()).map(Vec::len).sum();
+    if count > CONTAINERS {
+        return Err(format!("the pod has {count} containers, at most {CONTAINERS} are carried to another cluster"));
     }
     if !out.contains_key("containers") {
         return Err("the pod has no containers".into());
@@ -255,6 +262,13 @@ struct CountedResources {
 }
 
 impl Counted {
+    /// A spec that is none: one that counts as more than anybody has.
+    pub(crate) fn unreadable() -> Counted {
+        let everything = [("cpu", Value::Bool(true)), ("memory", Value::Bool(true))].map(|(name, value)| (name.to_string(), value)).into();
+        let container = CountedContainer { restart_policy: None, resources: Some(CountedResources { requests: Some(everything), limits: None }) };
+        Counted { restart_policy: String::new(), containers: Some(vec![container]), init_containers: None }
+    }
+
     /// What the pod uses of a grant, as the scheduler counts it. What cannot be read counts as more than anybody has.
     pub(crate) fn amount(&self) -> Amount {
         let of = |c: &CountedContainer| {

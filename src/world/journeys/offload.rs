@@ -47,7 +47,8 @@ enum Due {
     Open(WatchId, KindId, Watch),
     Do(u32, Call),
     Answer(u32, Reply),
-    Reachable(bool),
+    /// The daemon looks how the link is.
+    Reachable,
 }
 
 struct Journey {
@@ -154,7 +155,7 @@ impl Journey {
     fn hear_of_link(&mut self, most: u64) {
         for which in [EDGE, HUB] {
             let after = Duration::from_millis(self.chance.below(most + 1));
-            self.due.put(self.clock.now().mono + after, (which, self.daemons[which].life, Due::Reachable(self.linked)));
+            self.due.put(self.clock.now().mono + after, (which, self.daemons[which].life, Due::Reachable));
         }
     }
 
@@ -176,6 +177,9 @@ impl Journey {
     fn drain(&mut self, which: usize) {
         let now = self.clock.now().mono;
         while let Some(order) = self.daemons[which].agent.poll_watch() {
+            if self.told {
+                self.tell(&format!("{} orders {order:?}", NAMES[which]));
+            }
             match order {
                 Order::Open { id, kind, watch } => {
                     let after = self.latency(watch.on);
@@ -222,7 +226,7 @@ impl Journey {
             }
             _ if !alive => return,
             Due::Answer(id, reply) => self.daemons[which].agent.handle_reply(id, reply, now),
-            Due::Reachable(is) => self.daemons[which].agent.set_reachable(PeerId(0), is, now),
+            Due::Reachable => self.daemons[which].agent.set_reachable(PeerId(0), self.linked, now),
             Due::Open(id, kind, watch) => match self.way(which, watch.on) {
                 Some(site) => {
                     let stream = self.sites[site].api.watch(&watch.path, watch.from.as_deref());
@@ -368,7 +372,7 @@ impl Journey {
             }
             7 => drop(self.user(EDGE, Verb::Delete, "/api/v1/nodes/hub", &Value::Null)),
             // Healed by the hourly sweep: an hour of the world is long, so only some journeys have it.
-            _ if self.seed % 16 == 0 => {
+            _ if self.seed.is_multiple_of(16) => {
                 let names = ["configmaps/conf", "services/web", "secrets/key"];
                 let name = self.chance.pick(&names).copied().unwrap_or_default();
                 self.robbed = true;
@@ -424,7 +428,7 @@ impl Journey {
         let life = self.daemons[which].life + 1;
         self.daemons[which] = Daemon { agent: agent(which, self.chance.bits(), &self.clock), feeds: BTreeMap::new(), life };
         let after = Duration::from_millis(self.chance.below(2_000));
-        self.due.put(self.clock.now().mono + after, (which, life, Due::Reachable(self.linked)));
+        self.due.put(self.clock.now().mono + after, (which, life, Due::Reachable));
         self.drain(which);
     }
 
