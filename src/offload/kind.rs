@@ -75,6 +75,8 @@ pub struct Seen {
     pub(crate) namespace: Box<str>,
     /// The object's name.
     pub(crate) name: Box<str>,
+    /// Its resourceVersion; 0 if it has none that is a number.
+    pub(crate) version: u64,
     pub(crate) view: SeenView,
 }
 
@@ -193,7 +195,7 @@ impl Meta<'_> {
         if self.name.is_empty() || self.name.len() > 253 || self.namespace.len() > 63 {
             return Err("metadata.name or metadata.namespace is missing or too long".into());
         }
-        Ok(Seen { namespace: (&*self.namespace).into(), name: (&*self.name).into(), view })
+        Ok(Seen { namespace: (&*self.namespace).into(), name: (&*self.name).into(), version: self.resource_version.parse().unwrap_or(0), view })
     }
 }
 

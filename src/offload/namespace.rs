@@ -412,7 +412,9 @@ pub(crate) fn plan_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, now: 
 pub(crate) fn settle_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, op: Op, reply: &Reply) -> Next {
     match (op, reply) {
         (Op::Label, Reply::Done(body)) => {
-            if let Ok(Seen { view: SeenView::Namespace(view), .. }) = read_namespace(body) {
+            if let Ok(Seen { view: SeenView::Namespace(view), version, .. }) = read_namespace(body)
+                && facts.namespaces_at.allows(version)
+            {
                 facts.namespaces.insert(key.name.clone(), view);
             }
             Next::After(Duration::from_millis(1))
@@ -542,8 +544,9 @@ pub(crate) fn plan_map(facts: &mut Facts, key: &Key, _row: &mut MapRow) -> Step 
 pub(crate) fn settle_map(facts: &mut Facts, key: &Key, _op: Op, reply: &Reply) -> Next {
     match reply {
         Reply::Done(body) => {
-            if let Ok(Seen { view: SeenView::Map(map), .. }) = read_map(body)
+            if let Ok(Seen { view: SeenView::Map(map), version, .. }) = read_map(body)
                 && let Some(provider) = facts.providers.get_mut(&key.peer)
+                && provider.map_at.allows(version)
             {
                 provider.map = Some(map);
                 take_phases(facts);
