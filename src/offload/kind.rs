@@ -343,6 +343,9 @@ pub(crate) enum Next {
     BackOff,
 }
 
+/// A reply was older than what the watch has told, so nothing was taken from it: planned again when the watch tells more, or after this long.
+pub(crate) const STALE: Next = Next::After(Duration::from_secs(1));
+
 /// The usual reading of a reply no kind has more to say about.
 pub(crate) fn usual(reply: &Reply) -> Next {
     match reply {

@@ -416,8 +416,9 @@ pub(crate) fn settle_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, op:
                 && facts.namespaces_at.allows(version)
             {
                 facts.namespaces.insert(key.name.clone(), view);
+                return Next::After(Duration::from_millis(1));
             }
-            Next::After(Duration::from_millis(1))
+            kind::STALE
         }
         (Op::Bind(_), Reply::Done(_) | Reply::Conflict) => {
             row.bound = true;
@@ -550,8 +551,9 @@ pub(crate) fn settle_map(facts: &mut Facts, key: &Key, _op: Op, reply: &Reply) -
             {
                 provider.map = Some(map);
                 take_phases(facts);
+                return Next::Again;
             }
-            Next::Again
+            kind::STALE
         }
         Reply::NotFound => {
             if let Some(provider) = facts.providers.get_mut(&key.peer) {

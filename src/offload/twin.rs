@@ -166,8 +166,9 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, re
                 && facts.namespaces_at.allows(version)
             {
                 facts.namespaces.insert(name, view);
+                return Next::Again;
             }
-            Next::Again
+            kind::STALE
         }
         (Op::Create, Reply::Conflict) => {
             // It exists and our watch has not told of it: either it soon will, or it is not ours.
@@ -181,13 +182,13 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, re
         }
         (Op::Remove, Reply::Done(body)) => {
             match namespace::read_namespace(body) {
-                Ok(Seen { version, .. }) if !facts.namespaces_at.allows(version) => {}
+                Ok(Seen { version, .. }) if !facts.namespaces_at.allows(version) => return kind::STALE,
                 _ => facts.namespaces.get_mut(&row.twin).into_iter().for_each(|view| view.deleting = true),
             }
             Next::Again
         }
         // The watch has told that it is gone, or soon will.
-        (Op::Remove, Reply::NotFound) => Next::After(Duration::from_secs(1)),
+        (Op::Remove, Reply::NotFound) => kind::STALE,
         (_, reply) => match kind::usual(reply) {
             Next::Again => Next::BackOff,
             next => next,
@@ -234,8 +235,9 @@ pub(crate) fn settle_tenant(facts: &mut Facts, key: &Key, reply: &Reply) -> Next
                 && consumer.map_at.allows(version)
             {
                 consumer.map = Some(map);
+                return Next::Again;
             }
-            Next::Again
+            kind::STALE
         }
         _ => Next::BackOff,
     }

@@ -224,7 +224,7 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut CopyRow, op: Op, re
             if let Ok(Seen { view: SeenView::Copy(copy), version, .. }) = kind::read_copy(body) {
                 // Changed or taken away since, and told already.
                 if !row.told_at.allows(version) {
-                    return Next::Again;
+                    return kind::STALE;
                 }
                 row.mirror = Mirror::Ours(copy.uid);
                 row.copy_version = copy.version;
