@@ -3,7 +3,7 @@
 //! Driven by the shell or the in-memory world with four verbs: `handle_*`, `handle_timeout`, `poll_*`, `poll_timeout`. It knows no transport and reads no clock.
 //! Provider calls all go to [`Cluster::Home`]; only a consumer calls another cluster. What an object means to the rows is in [`super::route`].
 
-use super::facts::{Consumer, Facts, Leaving, Outbox, Provider, Wake};
+use super::facts::{Consumer, Facts, Leaving, Outbox, Provider, Reached, Wake};
 use super::kind::{Key, KindId, Seen, Sort};
 use super::namespace;
 use super::node;
@@ -168,6 +168,7 @@ impl Agent {
             links_changed: false,
             twins: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            namespaces_at: Reached::default(),
             offloadings: BTreeMap::new(),
             used: BTreeMap::new(),
             namespaces_synced: false,
@@ -196,11 +197,13 @@ impl Agent {
                     since: self.now.mono,
                     leaving: None,
                     node: None,
+                    node_at: Reached::default(),
                     node_synced: false,
                     labels,
                     pods_synced: false,
                     home_pods: 0,
                     map: None,
+                    map_at: Reached::default(),
                     map_synced: false,
                 };
                 self.facts.providers.insert(peer, provider);
@@ -235,7 +238,7 @@ impl Agent {
                 consumer.leaving = false;
             }
             None => {
-                let consumer = Consumer { spec, reachable: false, leaving: false, map: None, map_synced: false, phases: BTreeMap::new() };
+                let consumer = Consumer { spec, reachable: false, leaving: false, map: None, map_at: Reached::default(), map_synced: false, phases: BTreeMap::new() };
                 self.facts.consumers.insert(peer, consumer);
             }
         }
@@ -313,11 +316,16 @@ impl Agent {
             Told::Synced(version) => {
                 feed.listing = false;
                 let (round, names) = (feed.round, std::mem::take(&mut feed.names));
+                let at = version.parse().unwrap_or(0);
                 let whole = !feed.flawed;
                 self.feeds.reached(id, version);
+                self.told_up_to(&purpose, at);
                 self.synced(&purpose, round, whole.then_some(&names));
             }
-            Told::Bookmark(version) => self.feeds.reached(id, version),
+            Told::Bookmark(version) => {
+                self.told_up_to(&purpose, version.parse().unwrap_or(0));
+                self.feeds.reached(id, version);
+            }
             Told::Cut => self.feeds.ended(id, false, Duration::ZERO, now.mono),
             Told::Expired => self.feeds.ended(id, true, Duration::ZERO, now.mono),
             Told::Refused(why) => {

@@ -19,6 +19,23 @@ const NOTES: usize = 32;
 /// How many events for the edge may wait; the oldest makes room.
 const EVENTS: usize = 128;
 
+/// How far a watch has told, as a resourceVersion. Versions of one kind are comparable numbers (as Kubernetes promises since 1.35), so the reply to
+/// a call that comes late is known to be older than what the watch has told since, and is not taken for a fact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reached(u64);
+
+impl Reached {
+    /// The watch has told up to here.
+    pub(crate) fn note(&mut self, version: u64) {
+        self.0 = self.0.max(version);
+    }
+
+    /// Whether an object in a reply is as new as all that was told. One without a version is believed.
+    pub(crate) fn allows(self, version: u64) -> bool {
+        version == 0 || self.0 <= version
+    }
+}
+
 /// What the rows share.
 #[derive(Debug)]
 pub(crate) struct Facts {
@@ -35,6 +52,7 @@ pub(crate) struct Facts {
     /// Twin namespaces here that are complete, and whose they are.
     pub twins: BTreeMap<Box<str>, PeerId>,
     pub namespaces: BTreeMap<Box<str>, NamespaceView>,
+    pub namespaces_at: Reached,
     pub offloadings: BTreeMap<Box<str>, Box<OffloadingView>>,
     /// What the pods in a twin namespace use.
     pub used: BTreeMap<Box<str>, Amount>,
@@ -55,6 +73,7 @@ pub(crate) struct Provider {
     pub since: Instant,
     pub leaving: Option<Leaving>,
     pub node: Option<NodeView>,
+    pub node_at: Reached,
     pub node_synced: bool,
     /// The labels its node had when last seen, ours at first: selectors are judged by these.
     pub labels: BTreeMap<String, String>,
@@ -62,6 +81,7 @@ pub(crate) struct Provider {
     /// Pods at home that are bound to its node.
     pub home_pods: usize,
     pub map: Option<Box<MapView>>,
+    pub map_at: Reached,
     pub map_synced: bool,
 }
 
@@ -80,6 +100,7 @@ pub(crate) struct Consumer {
     pub reachable: bool,
     pub leaving: bool,
     pub map: Option<Box<MapView>>,
+    pub map_at: Reached,
     pub map_synced: bool,
     /// What has become of each wanted mapping: home namespace to twin and phase.
     pub phases: BTreeMap<Box<str>, Mapped>,

@@ -56,7 +56,8 @@ impl Server {
             object["metadata"]["uid"] = json!(format!("u{}", self.serial));
             object["metadata"]["generation"] = json!(1);
         }
-        object["metadata"]["resourceVersion"] = json!(self.serial.to_string());
+        // The place in the log, as a watch counts.
+        object["metadata"]["resourceVersion"] = json!((self.log.len() + 1).to_string());
         self.objects.insert(path.into(), object.clone());
         self.log.push((before, Some(object.clone()), path.into()));
         object

@@ -75,6 +75,8 @@ pub struct Seen {
     pub(crate) namespace: Box<str>,
     /// The object's name.
     pub(crate) name: Box<str>,
+    /// Its resourceVersion; 0 if it has none that is a number.
+    pub(crate) version: u64,
     pub(crate) view: SeenView,
 }
 
@@ -193,7 +195,7 @@ impl Meta<'_> {
         if self.name.is_empty() || self.name.len() > 253 || self.namespace.len() > 63 {
             return Err("metadata.name or metadata.namespace is missing or too long".into());
         }
-        Ok(Seen { namespace: (&*self.namespace).into(), name: (&*self.name).into(), view })
+        Ok(Seen { namespace: (&*self.namespace).into(), name: (&*self.name).into(), version: self.resource_version.parse().unwrap_or(0), view })
     }
 }
 
@@ -340,6 +342,9 @@ pub(crate) enum Next {
     /// Plan again after the row's back-off.
     BackOff,
 }
+
+/// A reply was older than what the watch has told, so nothing was taken from it: planned again when the watch tells more, or after this long.
+pub(crate) const STALE: Next = Next::After(Duration::from_secs(1));
 
 /// The usual reading of a reply no kind has more to say about.
 pub(crate) fn usual(reply: &Reply) -> Next {

@@ -219,23 +219,28 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut NodeRow, op: Op, re
     match (op, reply) {
         (Op::Create, Reply::Done(body)) => {
             // What was made is believed until the watch tells: the next plan needs its UID.
-            if let Ok(Seen { view: SeenView::Node(node), .. }) = read(body)
+            if let Ok(Seen { view: SeenView::Node(node), version, .. }) = read(body)
                 && let Some(provider) = facts.providers.get_mut(&key.peer)
+                && provider.node_at.allows(version)
             {
                 provider.node.get_or_insert(node);
             }
             Next::Again
         }
         (Op::Create, Reply::Conflict) => Next::After(Duration::from_secs(2)),
-        (Op::Status, Reply::Done(_)) => {
+        (Op::Status, Reply::Done(body)) => {
             row.told = true;
-            if let Some(node) = facts.providers.get_mut(&key.peer).and_then(|p| p.node.as_mut()) {
+            if let Some(provider) = facts.providers.get_mut(&key.peer)
+                && !read(body).is_ok_and(|seen| !provider.node_at.allows(seen.version))
+                && let Some(node) = &mut provider.node
+            {
                 node.ready = true;
             }
             facts.event(Event::NodeReady { peer: key.peer });
             Next::Again
         }
-        (Op::Status, Reply::NotFound | Reply::Conflict) => {
+        // After a conflict the watch tells what is there; without a node another is made.
+        (Op::Status, Reply::NotFound) => {
             if let Some(provider) = facts.providers.get_mut(&key.peer) {
                 provider.node = None;
             }

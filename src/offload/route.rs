@@ -22,7 +22,8 @@ pub(super) fn by_name(kind: KindId) -> bool {
 impl Agent {
     /// An object was seen, or seen to be gone.
     pub(super) fn seen(&mut self, purpose: &Purpose, round: u32, seen: Seen, gone: bool) {
-        let Seen { namespace, name, view } = seen;
+        let Seen { namespace, name, version, view } = seen;
+        self.told_up_to(purpose, version);
         match view {
             SeenView::Node(node) => {
                 let Some(provider) = self.facts.providers.get_mut(&purpose.peer) else { return };
@@ -158,6 +159,7 @@ impl Agent {
                 if gone && row.made.as_ref().is_some_and(|m| m.uid != view.uid) {
                     return;
                 }
+                row.told_at.note(version);
                 let amount = view.amount;
                 let counts = !gone && !view.stage.terminal();
                 row.take_made(view, gone);
@@ -188,6 +190,7 @@ impl Agent {
                 let unknown = self.source_synced(&key);
                 let Some(Row { view: View::Copy(row), marks, .. }) = self.loops.table.row(slot) else { return };
                 marks[Side::Mirror as usize] = round;
+                row.told_at.note(version);
                 if gone {
                     row.mirror = Mirror::Absent;
                 } else {
@@ -198,6 +201,18 @@ impl Agent {
                 }
                 self.loops.table.touch(slot, self.now.mono);
             }
+        }
+    }
+
+    /// A watch on facts has told all up to this version.
+    pub(super) fn told_up_to(&mut self, purpose: &Purpose, version: u64) {
+        let facts = &mut self.facts;
+        match (purpose.kind, purpose.on) {
+            (KindId::Namespace, _) => facts.namespaces_at.note(version),
+            (KindId::Node, _) => facts.providers.get_mut(&purpose.peer).into_iter().for_each(|p| p.node_at.note(version)),
+            (KindId::NamespaceMap, Cluster::Peer(peer)) => facts.providers.get_mut(&peer).into_iter().for_each(|p| p.map_at.note(version)),
+            (KindId::NamespaceMap, Cluster::Home) => facts.consumers.get_mut(&purpose.peer).into_iter().for_each(|c| c.map_at.note(version)),
+            _ => {}
         }
     }
 

@@ -71,10 +71,13 @@ pub(crate) fn plan_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, now: 
 pub(crate) fn settle_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, op: Op, reply: &Reply) -> Next {
     match (op, reply) {
         (Op::Label, Reply::Done(body)) => {
-            if let Ok(Seen { view: SeenView::Namespace(view), .. }) = read_namespace(body) {
+            if let Ok(Seen { view: SeenView::Namespace(view), version, .. }) = read_namespace(body)
+                && facts.namespaces_at.allows(version)
+            {
                 facts.namespaces.insert(key.name.clone(), view);
+                return Next::After(Duration::from_millis(1));
             }
-            Next::After(Duration::from_millis(1))
+            kind::STALE
         }
         (Op::Bind(_), Reply::Done(_) | Reply::Conflict) => {
             row.bound = true;
@@ -201,13 +204,15 @@ pub(crate) fn plan_map(facts: &mut Facts, key: &Key, _row: &mut MapRow) -> Step 
 pub(crate) fn settle_map(facts: &mut Facts, key: &Key, _op: Op, reply: &Reply) -> Next {
     match reply {
         Reply::Done(body) => {
-            if let Ok(Seen { view: SeenView::Map(map), .. }) = read_map(body)
+            if let Ok(Seen { view: SeenView::Map(map), version, .. }) = read_map(body)
                 && let Some(provider) = facts.providers.get_mut(&key.peer)
+                && provider.map_at.allows(version)
             {
                 provider.map = Some(map);
                 namespace::take_phases(facts);
+                return Next::Again;
             }
-            Next::Again
+            kind::STALE
         }
         Reply::NotFound => {
             if let Some(provider) = facts.providers.get_mut(&key.peer) {

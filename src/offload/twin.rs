@@ -163,10 +163,13 @@ fn remove(facts: &mut Facts, key: &Key, row: &mut TwinRow, again: bool) -> Step 
 pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, reply: &Reply) -> Next {
     match (op, reply) {
         (Op::Create | Op::Record, Reply::Done(body)) => {
-            if let Ok(Seen { name, view: SeenView::Namespace(view), .. }) = namespace::read_namespace(body) {
+            if let Ok(Seen { name, view: SeenView::Namespace(view), version, .. }) = namespace::read_namespace(body)
+                && facts.namespaces_at.allows(version)
+            {
                 facts.namespaces.insert(name, view);
+                return Next::Again;
             }
-            Next::Again
+            kind::STALE
         }
         (Op::Create, Reply::Conflict) => {
             // It exists and our watch has not told of it: either it soon will, or it is not ours.
@@ -178,15 +181,15 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, re
             row.bound = done;
             Next::Again
         }
-        (Op::Remove, Reply::Done(_) | Reply::NotFound) => {
-            if let Some(view) = facts.namespaces.get_mut(&row.twin) {
-                view.deleting = true;
-            }
-            if *reply == Reply::NotFound {
-                facts.namespaces.remove(&row.twin);
+        (Op::Remove, Reply::Done(body)) => {
+            match namespace::read_namespace(body) {
+                Ok(Seen { version, .. }) if !facts.namespaces_at.allows(version) => return kind::STALE,
+                _ => facts.namespaces.get_mut(&row.twin).into_iter().for_each(|view| view.deleting = true),
             }
             Next::Again
         }
+        // The watch has told that it is gone, or soon will.
+        (Op::Remove, Reply::NotFound) => kind::STALE,
         (_, reply) => match kind::usual(reply) {
             Next::Again => Next::BackOff,
             next => next,
@@ -232,15 +235,16 @@ fn said(mapped: &Mapped) -> Value {
 pub(crate) fn settle_tenant(facts: &mut Facts, key: &Key, reply: &Reply) -> Next {
     match reply {
         Reply::Done(body) => {
-            if let Ok(Seen { view: SeenView::Map(map), .. }) = namespace::read_map(body)
+            if let Ok(Seen { view: SeenView::Map(map), version, .. }) = namespace::read_map(body)
                 && let Some(consumer) = facts.consumers.get_mut(&key.peer)
+                && consumer.map_at.allows(version)
             {
                 // An API server that keeps less than it was told is not told at once again.
                 let kept = consumer.phases == map.current;
                 consumer.map = Some(map);
                 return if kept { Next::Again } else { Next::BackOff };
             }
-            Next::Again
+            kind::STALE
         }
         _ => Next::BackOff,
     }
@@ -262,7 +266,7 @@ mod tests {
             images: vec![],
             names: names.iter().map(|n| n.to_string()).collect(),
         };
-        Consumer { spec, reachable: true, leaving: false, map: None, map_synced: true, phases: Default::default() }
+        Consumer { spec, reachable: true, leaving: false, map: None, map_at: Default::default(), map_synced: true, phases: Default::default() }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::clock::Now;
 use crate::kube::call::{Cluster, Make, Resource, Unfit};
 use crate::kube::reply::Reply;
 use crate::offload::calls;
-use crate::offload::facts::{About, Facts, clipped};
+use crate::offload::facts::{About, Facts, Reached, clipped};
 use crate::offload::kind::{self, CONFIG_MAPS, Key, Next, Op, SECRETS, SERVICES, SHADOW_SLICES, SLICES, Seen, SeenView, Sort, Step, Uid};
 use crate::offload::ownership::{DESTINATION, MANAGED, MANAGED_BY, ORIGIN, digest};
 use serde_json::{Map, Value, json};
@@ -53,6 +53,8 @@ pub(crate) struct CopyRow {
     copy_version: u64,
     /// A version that cannot be copied.
     refused: u64,
+    /// How far watches and sweeps have told of the copy.
+    pub told_at: Reached,
 }
 
 impl CopyRow {
@@ -219,7 +221,11 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut CopyRow, op: Op, re
     let (_, mirror, _, kind) = resources(key.sort);
     match (op, reply) {
         (Op::Create | Op::Update, Reply::Done(body)) => {
-            if let Ok(Seen { view: SeenView::Copy(copy), .. }) = kind::read_copy(body) {
+            if let Ok(Seen { view: SeenView::Copy(copy), version, .. }) = kind::read_copy(body) {
+                // Changed or taken away since, and told already.
+                if !row.told_at.allows(version) {
+                    return kind::STALE;
+                }
                 row.mirror = Mirror::Ours(copy.uid);
                 row.copy_version = copy.version;
             }

@@ -252,6 +252,13 @@ fn remove_shadow(key: &Key, twin: &str, uid: &Uid) -> crate::kube::call::Call {
 
 pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut PodRow, op: Op, reply: &Reply, now: Now) -> Next {
     let home_uid = row.home.as_ref().map(|h| h.uid.clone()).unwrap_or_default();
+    // What was said of an earlier pod of the name says nothing about this one.
+    if let (Op::Status | Op::Hold | Op::Complete | Op::Evict, Reply::Done(body)) = (op, reply) {
+        let uid = kind::uid_of(body);
+        if !uid.is_empty() && uid != home_uid {
+            return Next::Again;
+        }
+    }
     match (op, reply) {
         (Op::Create, Reply::Done(body)) => {
             row.between = Between::Ours(kind::uid_of(body));

@@ -10,7 +10,7 @@ use crate::identity::ClusterId;
 use crate::kube::call::{Cluster, Unfit};
 use crate::kube::reply::Reply;
 use crate::offload::calls;
-use crate::offload::facts::{Facts, Wake, clipped};
+use crate::offload::facts::{Facts, Reached, Wake, clipped};
 use crate::offload::kind::{self, Key, Next, Op, PODS, SHADOW_PODS, Seen, SeenView, Step, Uid};
 use crate::offload::offer::Amount;
 use crate::offload::ownership::{self, DESTINATION, HOME_UID, MANAGED, MANAGED_BY, NODE_NAME, ORIGIN};
@@ -77,6 +77,8 @@ pub(crate) struct ShadowRow {
     said: u64,
     /// It did not fit when it was last tried.
     short: bool,
+    /// How far the watch on Pods has told of this one.
+    pub told_at: Reached,
 }
 
 impl ShadowRow {
@@ -312,7 +314,9 @@ pub(crate) fn waits(row: &ShadowRow) -> bool {
 pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut ShadowRow, op: Op, reply: &Reply) -> Next {
     match (op, reply) {
         (Op::Create, Reply::Done(body)) => {
-            if let Ok(Seen { view: SeenView::MadePod(made), .. }) = read_made(body) {
+            if let Ok(Seen { view: SeenView::MadePod(made), version, .. }) = read_made(body)
+                && row.told_at.allows(version)
+            {
                 row.take_made(made, false);
             }
             row.said = 0;

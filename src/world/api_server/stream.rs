@@ -86,7 +86,7 @@ impl ApiServer {
         let stream = self.streams.open.get_mut(&id)?;
         let told = match stream.last.take() {
             Some(last) => Some(last),
-            None if self.faults.down || self.chance.happens(self.faults.cut) => Some(Told::Cut),
+            None if self.faults.down || self.chance.happens(self.faults.cut) => Some(stream.ended()),
             None => stream.next(&self.store),
         };
         if matches!(told, Some(Told::Cut | Told::Expired | Told::Refused(_))) {
@@ -119,6 +119,15 @@ impl ApiServer {
 }
 
 impl Stream {
+    /// The end of a good stream; before it, as the shell does, how far it has come.
+    fn ended(&mut self) -> Told {
+        if self.sync.is_some() || !self.first.is_empty() || self.told == 0 {
+            return Told::Cut;
+        }
+        self.last = Some(Told::Cut);
+        Told::Bookmark(self.told.to_string())
+    }
+
     fn next(&mut self, store: &super::store::Store) -> Option<Told> {
         if let Some(object) = self.first.pop_front() {
             return Some(Told::Seen(object));

@@ -6,6 +6,8 @@
 mod offload;
 #[cfg(test)]
 mod tunnel;
+#[cfg(test)]
+mod whole;
 
 /// The seeds to walk: `count` of them, or only the one that is asked for.
 #[cfg(test)]

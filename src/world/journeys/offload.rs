@@ -560,7 +560,7 @@ fn tenant_labels() -> Value {
 }
 
 /// A pod of the service, which needs the ConfigMap and the Secret; one that ends is begun once.
-fn pod(name: &str, image: &str) -> Value {
+pub(super) fn pod(name: &str, image: &str) -> Value {
     let policy = if image == "i" { "Always" } else { "Never" };
     let container = json!({"name": "c", "image": image, "envFrom": [{"configMapRef": {"name": "conf"}}, {"secretRef": {"name": "key"}}]});
     let mut pod = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"restartPolicy": policy, "containers": [container]}});

@@ -26,7 +26,7 @@ fn prefix(text: &str) -> Prefix {
 
 /// The wall clock of this machine, which boringtun adds on its own account.
 #[expect(clippy::disallowed_methods, reason = "boringtun reads it too, and the gateway must be told what it reads")]
-fn system() -> WallTime {
+pub(super) fn system() -> WallTime {
     WallTime(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64))
 }
 
@@ -275,7 +275,7 @@ fn inside(of: &str, host: u16) -> Ipv4Addr {
 }
 
 /// A UDP packet whose payload is its number, then its number's lowest byte over and over.
-fn udp(from: Ipv4Addr, to: Ipv4Addr, number: u64, payload: usize) -> Vec<u8> {
+pub(super) fn udp(from: Ipv4Addr, to: Ipv4Addr, number: u64, payload: usize) -> Vec<u8> {
     let total = 28 + payload;
     let mut p = vec![number as u8; total];
     p[..12].copy_from_slice(&[0x45, 0, (total >> 8) as u8, total as u8, 0, 0, 0x40, 0, 64, 17, 0, 0]);
@@ -292,7 +292,7 @@ fn udp(from: Ipv4Addr, to: Ipv4Addr, number: u64, payload: usize) -> Vec<u8> {
 }
 
 /// The Internet checksum (RFC 1071) of `bytes` on top of `before`.
-fn sum(bytes: &[u8], before: u32) -> u16 {
+pub(super) fn sum(bytes: &[u8], before: u32) -> u16 {
     let mut sum = before;
     for pair in bytes.chunks(2) {
         sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
