@@ -6,6 +6,8 @@ busy() {
   edge create namespace shop > /dev/null 2>&1
   sluice edge offload namespace shop > /dev/null
   edge -n shop apply -f "$lab_dir/manifests/shop.yaml" > /dev/null
+  # with no time to end, a pod on a node that is away would simply be gone from the API
+  edge -n shop patch deployment shop -p '{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":2}}}}' > /dev/null
   edge -n shop rollout restart deployment/shop > /dev/null
   edge -n shop delete pods -l app=shop --field-selector status.phase=Failed > /dev/null
   check "a Deployment of 4 is spread over both" within 120 spread
