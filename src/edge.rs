@@ -22,7 +22,7 @@ pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, Namespa
 pub use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, PeerStatus, Verdict};
 
 use crate::auth::issue::tenant;
-use crate::auth::ledger::Debt;
+use crate::auth::ledger::{Debt, Owed};
 use crate::auth::{self, AddPeer, Purpose};
 use crate::budget::{ENDPOINTS, PEERS};
 use crate::clock::{Instant, Now, WallTime};
@@ -211,7 +211,9 @@ impl Edge {
     /// Clean-up that an earlier run did not come to the end of.
     fn resume(&mut self, now: Now) {
         for owed in self.authority.owed().to_vec() {
-            if !matches!(owed.what, Debt::Provider | Debt::Consumer) || self.partings.values().any(|p| p.cluster == owed.cluster) {
+            let begun = self.partings.values().any(|p| p.cluster == owed.cluster) || self.authority.ledger().peers.iter().any(|p| p.id == owed.cluster);
+            // A peer that stands and whose provider is owed is being left: that goes on once the authority has announced it.
+            if !matches!(owed.what, Debt::Provider | Debt::Consumer) || begun {
                 continue;
             }
             // No row free: done at the next start.
@@ -250,7 +252,7 @@ impl Edge {
     }
 
     /// Begins to end a peering: what is there of it is taken down first, at the provider too while it answers (`force`: it is not asked);
-    /// [`Output::Gone`] says when it is over. None if there is no such peer.
+    /// [`Output::Gone`] says when it is over; a restart on the way goes on with it. None if there is no such peer, or no room to remember what is owed.
     pub fn unpeer(&mut self, cluster: &ClusterId, force: bool, now: Now) -> Option<PeerId> {
         let peer = self.authority.ledger().peers.iter().find(|p| p.id == *cluster)?;
         let (row, provider) = (peer.row, peer.consume.is_some());
@@ -258,11 +260,20 @@ impl Edge {
             self.authority.unpeer(cluster, now)?;
             return Some(row);
         }
-        let asked = !force && self.is_heard(row);
-        let until = now.mono + if asked { PATIENCE } else { Duration::ZERO };
-        self.partings.insert(row, Parting { cluster: cluster.clone(), until, gone: false, provider, consumer: false });
-        self.agent.remove_provider(row, if asked { How::Asked } else { How::Dead });
+        let owed = provider_of(cluster);
+        if !self.authority.owed().contains(&owed) && !self.authority.owe(owed) {
+            return None;
+        }
+        let how = if !force && self.is_heard(row) { How::Asked } else { How::Dead };
+        self.leave_provider(row, cluster.clone(), how, now);
         Some(row)
+    }
+
+    /// Takes down what stands of a provider here while the peering still does.
+    fn leave_provider(&mut self, peer: PeerId, cluster: ClusterId, how: How, now: Now) {
+        let until = now.mono + if how == How::Asked { PATIENCE } else { Duration::ZERO };
+        self.partings.insert(peer, Parting { cluster, until, gone: false, provider: true, consumer: false });
+        self.agent.remove_provider(peer, how);
     }
 
     /// The gateway: for status and counters.
@@ -486,8 +497,14 @@ impl Edge {
             }
             auth::Event::Provider { peer, cluster, tenant, grant, architecture, images, virtual_node } => {
                 let (node, grant) = (cluster.to_string(), amount(grant));
+                // A peering that stands owes nothing, but when a run before this one had begun to leave it.
+                let leaving = self.authority.owed().contains(&provider_of(&cluster)) && !self.partings.contains_key(&peer);
+                let left = leaving.then(|| cluster.clone());
                 self.agent.add_provider(ProviderSpec { peer, cluster, node, tenant_namespace: tenant, grant, architecture, images, address: virtual_node });
                 self.tell_reachable(peer, now);
+                if let Some(cluster) = left {
+                    self.leave_provider(peer, cluster, How::Asked, now);
+                }
             }
             auth::Event::Consumer { peer, cluster, tenant, grant, images } => {
                 let (account, grant) = (ACCOUNT.to_owned(), amount(grant));
@@ -495,8 +512,8 @@ impl Edge {
                 self.tell_reachable(peer, now);
             }
             auth::Event::Gone { peer, cluster, provider, consumer } => {
-                // A provider whose parting we began is gone from here already.
-                let provider = provider && !self.partings.contains_key(&peer);
+                // Of a provider whose parting we began all may be gone from here already; or the peer left while we did, and it is not.
+                let provider = provider && self.partings.get(&peer).is_none_or(|p| p.provider);
                 self.part(peer, cluster, provider, consumer, now);
             }
             auth::Event::Progress(peer, progress) => self.out.push_back(Output::Progress(peer, progress)),
@@ -677,6 +694,11 @@ impl Edge {
     }
 }
 
+/// The debt that says that a provider is being left.
+fn provider_of(cluster: &ClusterId) -> Owed {
+    Owed { what: Debt::Provider, cluster: cluster.clone(), name: String::new(), uid: String::new() }
+}
+
 fn parting_open(partings: &BTreeMap<PeerId, Parting>, peer: PeerId) -> bool {
     partings.get(&peer).is_some_and(|p| p.provider || p.consumer)
 }
@@ -716,13 +738,4 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_echo_request_has_right_checksums() {
-        let packet = echo(Ipv4Addr::new(10, 70, 0, 2), Ipv4Addr::new(10, 70, 1, 1), 7);
-        assert_eq!(checksum(&packet[..20]), 0);
-        assert_eq!(checksum(&packet[20..]), 0);
-    }
-}
+mod tests;

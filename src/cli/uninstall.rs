@@ -1,6 +1,7 @@
 //! `sluice uninstall`: takes out of the cluster what carries our mark, and nothing else, in an order in which nothing is left hanging:
 //! the policy that changes pods, labels on users' namespaces, nodes, namespaces we made, bindings, roles, our namespace, and last the kinds.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,8 +18,9 @@ use crate::shell::setup::{MARK, Object, objects};
 
 const NODES: Resource = Resource { group: "", version: "v1", plural: "nodes" };
 const LEASES: Resource = Resource { group: "coordination.k8s.io", version: "v1", plural: "leases" };
-const PEERINGS: Resource = Resource { group: "core.liqo.io", version: "v1beta1", plural: "foreignclusters" };
-/// How long namespaces may take to go.
+/// How the namespace of a consumer begins; its ID follows.
+const TENANT: &str = "liqo-tenant-";
+/// How long namespaces and kinds may take to go.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
@@ -33,18 +35,19 @@ pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
             "end its peerings with sluice unpeer, stop it, then: sluice uninstall",
         ));
     }
-    let peers = names(&admin, &PEERINGS.collection(None))?;
-    if !peers.is_empty() && !typed.force {
-        let ids: Vec<&str> = peers.iter().map(|p| p.name.as_str()).collect();
-        return Err(Failure::new(
-            "peered",
-            format!("this cluster is peered with {}", ids.join(", ")),
-            "end that with sluice unpeer, or go on with --force: they are not told",
-        ));
-    }
     // Made by sluice: the mark and a peer's ID. Offloaded, or sluice's own: the mark alone.
     let made = marked(&admin, &NAMESPACES.collection(None), ",liqo.io/remote-cluster-id")?;
     let homes = marked(&admin, &NAMESPACES.collection(None), ",!liqo.io/remote-cluster-id")?;
+    let nodes = marked(&admin, &NODES.collection(None), "")?;
+    let peers = peers(&nodes, &made);
+    if !peers.is_empty() && !typed.force {
+        let peers: Vec<&str> = peers.into_iter().collect();
+        return Err(Failure::new(
+            "peered",
+            format!("this cluster is peered with {}", peers.join(", ")),
+            "start the daemon and end that with sluice unpeer, or go on with --force: they are not told",
+        ));
+    }
     if !typed.yes {
         let twins = made.iter().map(|ns| ns.name.as_str()).collect::<Vec<_>>().join(", ");
         let twins = if twins.is_empty() { String::new() } else { format!(" and the namespaces {twins} with all in them") };
@@ -58,18 +61,25 @@ pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
     step("changing of pods", each(mutating, |o| remove_object(&admin, o))?);
     let bindings = marked(&admin, &BINDINGS.collection(None), "")?;
     step("labels", each(homes.iter().filter(|ns| ns.name != "sluice"), |ns| unlabel(&admin, &ns.name))?);
-    step("virtual nodes", each(marked(&admin, &NODES.collection(None), "")?.iter(), |n| remove(&admin, &NODES.object(None, &n.name)))?);
+    step("virtual nodes", each(nodes.iter(), |n| remove(&admin, &NODES.object(None, &n.name)))?);
     let leases = marked(&admin, &LEASES.collection(Some("kube-node-lease")), "")?;
     step("leases", each(leases.iter(), |l| remove(&admin, &LEASES.object(Some("kube-node-lease"), &l.name)))?);
     let count = each(made.iter(), |ns| remove(&admin, &NAMESPACES.object(None, &ns.name)))?;
-    gone(&admin, made.iter(), &watch)?;
+    gone(&admin, made.iter().map(|ns| NAMESPACES.object(None, &ns.name)), &watch)?;
     step("tenants and twins", count);
     step("bindings", each(bindings.iter(), |b| remove(&admin, &BINDINGS.object(b.namespace.as_deref(), &b.name)))?);
     let rest = |kind: &str| !kind.starts_with("MutatingAdmission") && kind != "CustomResourceDefinition";
     step("policies and roles", each(objects.iter().rev().filter(|o| rest(&o.kind)), |o| remove_object(&admin, o))?);
-    let kinds = objects.iter().rev().filter(|o| o.kind == "CustomResourceDefinition");
-    step("kinds", each(kinds, |o| remove_object(&admin, o))?);
-    gone(&admin, homes.iter().filter(|ns| ns.name == "sluice"), &watch)?;
+    let mut going = Vec::new();
+    for kind in objects.iter().rev().filter(|o| o.kind == "CustomResourceDefinition") {
+        if remove_object(&admin, kind)? {
+            going.push(kind.path.clone());
+        }
+    }
+    // A kind goes when the last object of it has gone.
+    gone(&admin, going.iter().cloned(), &watch)?;
+    step("kinds", going.len());
+    gone(&admin, homes.iter().filter(|ns| ns.name == "sluice").map(|ns| NAMESPACES.object(None, &ns.name)), &watch)?;
     out.line("  Nothing of sluice is left in the cluster. Its key and state stay on this host, in its state directory (/var/lib/sluice by default).");
     Ok(())
 }
@@ -134,15 +144,40 @@ fn unlabel(admin: &Admin, namespace: &str) -> Result<bool, Failure> {
     }
 }
 
-fn gone<'a>(admin: &Admin, namespaces: impl Iterator<Item = &'a Name>, watch: &Stopwatch) -> Result<(), Failure> {
-    for namespace in namespaces {
-        while !matches!(admin.call(Verb::Get, &NAMESPACES.object(None, &namespace.name), None), Reply::NotFound) {
+fn gone(admin: &Admin, paths: impl Iterator<Item = String>, watch: &Stopwatch) -> Result<(), Failure> {
+    for path in paths {
+        while !matches!(admin.call(Verb::Get, &path, None), Reply::NotFound) {
             if watch.passed() > PATIENCE {
-                let message = format!("namespace {} is still there after {} s", namespace.name, PATIENCE.as_secs());
-                return Err(Failure::new("timeout", message, "kubectl describe namespace says what holds it; then run the same command again"));
+                let message = format!("{path} is still there after {} s", PATIENCE.as_secs());
+                return Err(Failure::new("timeout", message, "kubectl describe says what holds it; then run the same command again"));
             }
             Stopwatch::pause(Duration::from_millis(300));
         }
     }
     Ok(())
+}
+
+/// Whom this cluster is peered with, by what stands in it: the virtual nodes of its providers and the tenants of its consumers.
+fn peers<'a>(nodes: &'a [Name], made: &'a [Name]) -> BTreeSet<&'a str> {
+    let tenants = made.iter().filter_map(|ns| ns.name.strip_prefix(TENANT));
+    nodes.iter().map(|node| node.name.as_str()).chain(tenants).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lends_or_borrows_is_a_peer_and_a_twin_alone_is_none() {
+        let named = |names: &[&str]| names.iter().map(|n| Name { namespace: None, name: (*n).to_owned() }).collect::<Vec<_>>();
+        for (nodes, made, wanted) in [
+            (&[][..], &[][..], &[][..]),
+            (&["hub"], &[], &["hub"]),
+            (&["hub"], &["liqo-tenant-hub", "shop-hub", "liqo-tenant-edge"], &["edge", "hub"]),
+            (&[], &["shop-hub"], &[]),
+        ] {
+            let (nodes, made) = (named(nodes), named(made));
+            assert_eq!(peers(&nodes, &made).into_iter().collect::<Vec<_>>(), wanted);
+        }
+    }
 }

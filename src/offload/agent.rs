@@ -186,10 +186,8 @@ impl Agent {
         let peer = spec.peer;
         let labels = node::labels(&spec);
         match self.facts.providers.get_mut(&peer) {
-            Some(provider) => {
-                provider.spec = spec;
-                provider.leaving = None;
-            }
+            // One that is being left stays so: other terms do not make it welcome again.
+            Some(provider) => provider.spec = spec,
             None => {
                 let provider = Provider {
                     spec,

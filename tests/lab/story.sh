@@ -43,3 +43,37 @@ same() { if [ "$2" = "$3" ]; then result ok "$1" 0.0 "$(cut -c1-60 <<< "$3")"; e
 # The value of a field, once it is there: field home pod/x .status.podIP
 field() { local v; v=$("$1" get "${@:4}" "$2" -o "jsonpath={$3}" 2> /dev/null) && [ -n "$v" ] && echo "$v"; }
 trap 'exit $((failed > 0))' EXIT
+
+# --- what must be left of a peering: nothing
+# Everything that sluice can hold on one side, as lines: objects with its mark, objects of its kinds, pods on virtual nodes, clean-up
+# that is owed, and in the host's network its addresses, routes and rules (without counters).
+holdings() {
+  local n=$1 each='{range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{"\n"}{end}' real
+  real=$(lab kubectl "$n" get nodes -l '!liqo.io/type' -o 'jsonpath={.items[*].metadata.name}')
+  {
+    lab kubectl "$n" get nodes,namespaces,leases.coordination.k8s.io,rolebindings,serviceaccounts,services,configmaps,secrets,endpointslices -A -l sluice.internal/managed -o "jsonpath=$each"
+    lab kubectl "$n" get namespaces,nodes -l liqo.io/remote-cluster-id -o "jsonpath=$each"
+    lab kubectl "$n" get namespaces -l liqo.io/scheduling-enabled -o "jsonpath=$each"
+    lab kubectl "$n" get rolebindings,serviceaccounts -A -o "jsonpath=$each" | grep -E '/sluice-(home|twin|tenant|tenant-twin|tenant-admin|peer)$'
+    lab kubectl "$n" get namespacemaps,shadowpods,shadowendpointslices,virtualnodes,quotas.offloading.liqo.io,resourceslices.authentication.liqo.io,tenants,foreignclusters -A -o "jsonpath=$each"
+    lab kubectl "$n" get pods -A -o 'jsonpath={range .items[*]}{.spec.nodeName} Pod {.metadata.namespace}/{.metadata.name}{"\n"}{end}' | grep -v "^\(${real// /\\|}\)\? Pod"
+    lab sluice "$n" status -o json | grep -oE '[0-9]+ pieces of clean-up are owed'
+    lab exec "$n" ip -o -4 addr show dev sluice0 | awk '{print $3,$4}'
+    lab exec "$n" ip route show dev sluice0
+    lab exec "$n" nft list table ip sluice | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'
+  } 2>&1 | sort
+}
+declare -A held
+# hold: keeps what both sides hold now, before they have a peer, for nothing_left
+hold() { local n; for n in home edge; do held[$n]=$(holdings $n); done; }
+# nothing_left NAME [SECONDS]: that side holds what it did at `hold`; as far as it differs, the check says in what
+nothing_left() {
+  local limit=$((SECONDS + ${2:-40})) now t; t=$(stamp)
+  while :; do
+    now=$(holdings "$1")
+    [ "$now" != "${held[$1]}" ] || { result ok "nothing is left at $1" "$(after "$t")" "$(wc -l <<< "$now") lines as before"; return 0; }
+    [ $SECONDS -lt $limit ] || break
+    sleep 0.5
+  done
+  result FAIL "nothing is left at $1" "$(after "$t")" "$(diff <(echo "${held[$1]}") <(echo "$now") | grep '^[<>]' | tr '\n' ' ' | cut -c1-300)"; return 1
+}
