@@ -26,20 +26,20 @@ places() {
 }
 hear_all() {
   local who=$1
-  check "from a pod of $who the Service's name answers from all 4" within 30 hears 4 20 on "$who" shop exec "$near" -- /app get http://shop/
-  check "from its pod at $provider too" within 30 hears 4 20 on "$provider" "$twin" exec "$far" -- /app get http://shop/
+  check "from a pod of $who the Service's name answers from all 4" within 30 hears 4 20 on "$who" shop exec "$near" -- sh -c "$(calls http://shop/ /app get)"
+  check "from its pod at $provider too" within 30 hears 4 20 on "$provider" "$twin" exec "$far" -- sh -c "$(calls http://shop/ /app get)"
 }
 node_ip() { [ "$1" = home ] && echo 203.0.113.10 || echo 192.168.1.10; }
 answering() {
   local who=$1 outside n
   spread "$who"; places "$who"; hear_all "$who"
   check "by the long name, from $provider" on "$provider" "$twin" exec "$far" -- /app get "http://shop.$twin.svc.cluster.local/"
-  check "from the node of $who by the Service's address, all 4" within 30 hears 4 20 lab exec "$who" curl -sf -m3 "http://$service/"
+  check "from the node of $who by the Service's address, all 4" within 30 hears 4 20 lab exec "$who" sh -c "$(calls "http://$service/" curl -sf -m3)"
   on "$who" shop patch service shop --type=merge -p '{"spec":{"type":"NodePort","ports":[{"port":80,"targetPort":"http","nodePort":30081}]}}' > /dev/null
-  check "through a NodePort on the node of $who, all 4" within 30 hears 4 20 lab exec "$who" curl -sf -m3 "http://$(node_ip "$who"):30081/"
-  # from outside: edge's neighbour on its LAN is the router. To home only UDP 51820 comes in, so a port of its own is opened in `inet` and closed again
-  if [ "$who" = edge ]; then check "and from the LAN of edge, all 4" within 30 hears 4 20 lab router natr curl -sf -m3 http://192.168.1.10:30081/
-  else check "and from home's gateway, all 4" within 30 hears 4 20 lab router inet curl -sf -m3 http://203.0.113.10:30081/; fi
+  check "through a NodePort on the node of $who, all 4" within 30 hears 4 20 lab exec "$who" sh -c "$(calls "http://$(node_ip "$who"):30081/" curl -sf -m3)"
+  # from outside the node: edge's router, or the gateway that home hangs on
+  if [ "$who" = edge ]; then check "and from the LAN of edge, all 4" within 30 hears 4 20 lab router natr sh -c "$(calls http://192.168.1.10:30081/ curl -sf -m3)"
+  else check "and from home's gateway, all 4" within 30 hears 4 20 lab router inet sh -c "$(calls http://203.0.113.10:30081/ curl -sf -m3)"; fi
   check "$provider opens no NodePort for it" is ClusterIP on "$provider" "$twin" get service shop -o 'jsonpath={.spec.type}'
 
   tell "pod to pod"
