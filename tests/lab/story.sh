@@ -78,7 +78,7 @@ offloaded() { # CONSUMER NAMESPACE [ARGS of sluice offload namespace]
   kube "$who" get namespace "$ns" > /dev/null 2>&1 || kube "$who" create namespace "$ns" > /dev/null
   check "$who: namespace $ns is offloaded $*" within 0 lab sluice "$who" offload namespace "$ns" "$@"
 }
-gone() { ! kube "$@" > /dev/null 2>&1; }
+gone() { kube "$@" 2>&1 | grep -o "NotFound"; }
 drop() { # CONSUMER NAMESPACE...: brought home and deleted, twin too
   local who=$1 ns; shift
   for ns; do
@@ -95,7 +95,7 @@ apart() { # ends the peering; nothing of it is left on either side
     check "$n: no tenant namespace is left" within 30 gone_list "$n" namespace -l liqo.io/remote-cluster-id
   done
 }
-gone_list() { [ -z "$(kube "$1" get "${@:2}" -o name 2> /dev/null)" ]; }
+gone_list() { local left; left=$(kube "$1" get "${@:2}" -o name) && [ -z "$left" ]; }
 # on CLUSTER NAMESPACE ARGS...: kubectl in a namespace
 on() { kube "$1" -n "$2" "${@:3}"; }
 phase() { on "$1" "$2" get pod "$3" -o 'jsonpath={.status.phase}'; }
