@@ -78,7 +78,7 @@ offloaded() { # CONSUMER NAMESPACE [ARGS of sluice offload namespace]
   kube "$who" get namespace "$ns" > /dev/null 2>&1 || kube "$who" create namespace "$ns" > /dev/null
   check "$who: namespace $ns is offloaded $*" within 0 lab sluice "$who" offload namespace "$ns" "$@"
 }
-gone() { kube "$@" 2>&1 | grep -o "NotFound"; }
+gone() { local out; out=$(kube "$@" 2>&1); grep -o NotFound <<< "$out"; }
 drop() { # CONSUMER NAMESPACE...: brought home and deleted, twin too
   local who=$1 ns; shift
   for ns; do
