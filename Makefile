@@ -1,6 +1,6 @@
 # Every command a person or a machine runs; what they do is in the scripts they call.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check
+.PHONY: help demo demo-down test check dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -16,3 +16,10 @@ test: ## everything: check, then the stories on real clusters (root)
 
 check: ## the quick one: format, lints, unit and world tests, docs, licences
 	@tests/check
+
+dist: ## the release binaries as dist/<target>/sluice: static, stripped, x86_64 and aarch64
+	@cross/dist
+
+clean: ## removes what was built here; the lab's cache stays
+	@rm -rf dist
+	@cargo clean

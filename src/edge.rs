@@ -423,11 +423,11 @@ impl Edge {
                 return Some(Output::Save(text));
             }
             if let Some(event) = self.gateway.poll_event() {
-                self.from_gateway(event, now);
+                self.hear_gateway(event, now);
             } else if let Some(event) = self.authority.poll_event() {
-                self.from_authority(event, now, system);
+                self.hear_authority(event, now, system);
             } else if let Some(event) = self.agent.poll_event() {
-                self.from_agent(event, now);
+                self.hear_agent(event, now);
             } else if let Some(order) = self.agent.poll_watch() {
                 return Some(Output::Watch(order));
             } else if !calls {
@@ -442,7 +442,7 @@ impl Edge {
         }
     }
 
-    fn from_gateway(&mut self, event: tunnel::Event, now: Now) {
+    fn hear_gateway(&mut self, event: tunnel::Event, now: Now) {
         match event {
             tunnel::Event::SessionUp { id, away } => {
                 let endpoint = self.gateway.status(id, now).and_then(|s| s.endpoint);
@@ -462,7 +462,7 @@ impl Edge {
         }
     }
 
-    fn from_authority(&mut self, event: auth::Event, now: Now, system: fn() -> WallTime) {
+    fn hear_authority(&mut self, event: auth::Event, now: Now, system: fn() -> WallTime) {
         match event {
             auth::Event::Answer { request, status, body } => self.out.push_back(Output::Answer { request, status, body }),
             auth::Event::Passage { request, peer } => self.out.push_back(Output::Passage { request, peer }),
@@ -503,7 +503,7 @@ impl Edge {
         }
     }
 
-    fn from_agent(&mut self, event: AgentEvent, now: Now) {
+    fn hear_agent(&mut self, event: AgentEvent, now: Now) {
         match &event {
             AgentEvent::CredentialRefused { peer } => self.authority.credential_refused(*peer, now),
             AgentEvent::ProviderGone { peer, .. } => self.parted(*peer, Debt::Provider, now),
@@ -590,7 +590,8 @@ impl Edge {
         if !spec.names.is_empty() {
             self.out.push_back(Output::Resolve(id, spec.names.clone()));
         }
-        self.sessions[usize::from(id.0)] = Some(Box::new(Session { spec, probe: None, round_trip: None, heard: false, since: now.mono, credential: false, reachable: false }));
+        self.sessions[usize::from(id.0)] =
+            Some(Box::new(Session { spec, probe: None, round_trip: None, heard: false, since: now.mono, credential: false, reachable: false }));
         self.out.push_back(Output::Host);
     }
 

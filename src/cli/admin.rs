@@ -1,29 +1,28 @@
 //! The administrator's way to the API server, blocking: for the verbs that use the caller's kubeconfig and for `shell::setup`.
 //!
-//! One connection at a time with small buffers; every answer is a [`Reply`]. It decides nothing and tries nothing twice.
+//! The daemon's own client on a runtime of its own, which runs only while a call is under way. Every answer is a [`Reply`]; it decides nothing.
 
-use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 
 use crate::budget::OBJECT_MAX;
-use crate::kube::call::Verb;
-use crate::kube::reply::{Reply, from_status};
-use crate::shell::kubeconfig::{Access, Credential, from_file, read_file};
+use crate::kube::call::{Body, Call, Cluster, Verb};
+use crate::kube::reply::Reply;
+use crate::shell::api::{Api, target};
+use crate::shell::kubeconfig::{Access, from_file, read_file};
+use crate::shell::time;
+use crate::shell::tls::Times;
 
-/// The field manager under which we apply.
-pub const MANAGER: &str = "sluice";
 /// The longest answer read, in bytes: a list of what is ours.
-const ANSWER_MAX: u64 = 16 * OBJECT_MAX as u64;
+const ANSWER_MAX: usize = 16 * OBJECT_MAX;
 
-/// An API server, and the right to speak to it as the administrator.
+/// An API server, and the right to speak to it as the administrator. It must not be used from within a runtime's task.
 pub struct Admin {
-    agent: ureq::Agent,
-    base: String,
-    bearer: Option<String>,
+    runtime: Runtime,
+    api: Api,
+    server: String,
 }
 
 impl Admin {
@@ -31,86 +30,29 @@ impl Admin {
     pub fn from_kubeconfig(named: Option<&str>) -> Result<Admin, String> {
         let environment = std::env::var("KUBECONFIG").ok().and_then(|v| v.split(':').find(|p| !p.is_empty()).map(str::to_owned));
         let path = named.map(str::to_owned).or(environment).unwrap_or_else(|| crate::shell::kubeconfig::K3S.to_owned());
-        Admin::new(&from_file(Path::new(&path), &read_file)?)
+        Admin::new(&from_file(Path::new(&path), &read_file)?, &Times::new(time::wall))
     }
 
-    /// From an access that was read.
-    pub fn new(access: &Access) -> Result<Admin, String> {
-        let mut roots = Vec::new();
-        for item in parse_pem(&access.ca) {
-            if let PemItem::Certificate(certificate) = item.map_err(|e| format!("the CA bundle is no PEM: {e}"))? {
-                roots.push(certificate);
-            }
-        }
-        if access.name != access.host {
-            return Err("a kubeconfig with tls-server-name is not understood here; use the name as the server's host".to_owned());
-        }
-        let mut tls = TlsConfig::builder()
-            .root_certs(RootCerts::new_with_certs(&roots))
-            .unversioned_rustls_crypto_provider(Arc::new(tokio_rustls::rustls::crypto::ring::default_provider()));
-        let mut bearer = None;
-        match &access.credential {
-            Credential::Token(token) | Credential::TokenFile(_, token) => bearer = Some(format!("Bearer {token}")),
-            Credential::Certificate(identity) => tls = tls.client_cert(Some(client_certificate(&identity.certificate, &identity.key)?)),
-        }
-        let config = ureq::Agent::config_builder()
-            .tls_config(tls.build())
-            .https_only(true)
-            .http_status_as_error(false)
-            .proxy(None)
-            .max_redirects(0)
-            .timeout_global(Some(Duration::from_secs(30)))
-            .timeout_connect(Some(Duration::from_secs(5)))
-            .input_buffer_size(16 * 1024)
-            .output_buffer_size(16 * 1024)
-            .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let host = if access.host.contains(':') { format!("[{}]", access.host) } else { access.host.clone() };
-        Ok(Admin { agent: config.new_agent(), base: format!("https://{host}:{}", access.port), bearer })
+    /// From an access that was read; the server's certificate must hold at one of `times`.
+    pub fn new(access: &Access, times: &Times) -> Result<Admin, String> {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| format!("the runtime cannot start: {e}"))?;
+        let target = runtime.block_on(target(access, times))?;
+        let server = format!("https://{}", target.host);
+        let (notices, _) = mpsc::channel(1);
+        let api = Api::new(notices, 0).with_answers_up_to(ANSWER_MAX);
+        api.set_target(Cluster::Home, target);
+        Ok(Admin { runtime, api, server })
     }
 
     /// Where it is, for messages.
     pub fn server(&self) -> &str {
-        &self.base
+        &self.server
     }
 
     /// Carries out one request. `Apply` goes under our field manager, forced.
     pub fn call(&self, verb: Verb, path: &str, body: Option<&str>) -> Reply {
-        let mut uri = format!("{}{path}", self.base);
-        let (method, kind) = match verb {
-            Verb::Get => ("GET", ""),
-            Verb::Create => ("POST", "application/json"),
-            Verb::Apply => {
-                uri.push_str(if path.contains('?') { "&" } else { "?" });
-                uri.push_str("force=true&fieldManager=");
-                uri.push_str(MANAGER);
-                ("PATCH", "application/apply-patch+yaml")
-            }
-            Verb::Merge => ("PATCH", "application/merge-patch+json"),
-            Verb::Delete => ("DELETE", "application/json"),
-        };
-        let mut request = ureq::http::Request::builder().method(method).uri(uri).header("accept", "application/json");
-        if let Some(bearer) = &self.bearer {
-            request = request.header("authorization", bearer);
-        }
-        let answer = match body {
-            Some(body) => request.header("content-type", kind).body(body).map_err(|e| e.to_string()).and_then(|r| self.run(r)),
-            None => request.body(()).map_err(|e| e.to_string()).and_then(|r| self.run(r)),
-        };
-        match answer {
-            Ok((status, body, retry_after)) => from_status(status, body, retry_after),
-            Err(why) => Reply::Unreachable(why),
-        }
-    }
-
-    fn run(&self, request: ureq::http::Request<impl ureq::AsSendBody>) -> Result<(u16, Vec<u8>, Option<u64>), String> {
-        // A DELETE may carry options.
-        let request = self.agent.configure_request(request).allow_non_standard_methods(true).build();
-        let mut answer = self.agent.run(request).map_err(|e| e.to_string())?;
-        let retry_after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
-        let mut body = Vec::new();
-        answer.body_mut().as_reader().take(ANSWER_MAX).read_to_end(&mut body).map_err(|e| e.to_string())?;
-        Ok((answer.status().as_u16(), body, retry_after))
+        let body = body.map_or(Body::None, |json| Body::Json(json.to_owned()));
+        self.runtime.block_on(self.api.answer(Call { to: Cluster::Home, verb, path: path.to_owned(), body }))
     }
 }
 
@@ -127,15 +69,4 @@ pub fn explain(what: &str, reply: &Reply) -> String {
         Reply::Unreachable(why) => format!("{what}: no answer from the API server: {why}"),
         Reply::Unfit(_) => format!("{what}: nothing was sent"),
     }
-}
-
-fn client_certificate(certificate: &[u8], key: &[u8]) -> Result<ClientCert, String> {
-    let mut chain: Vec<Certificate<'static>> = Vec::new();
-    for item in parse_pem(certificate) {
-        if let PemItem::Certificate(one) = item.map_err(|e| format!("the client certificate is no PEM: {e}"))? {
-            chain.push(one);
-        }
-    }
-    let key = PrivateKey::from_pem(key).map_err(|e| format!("the client key is no PEM: {e}"))?;
-    Ok(ClientCert::new_with_certs(&chain, key))
 }

@@ -9,6 +9,7 @@ use super::namespace;
 use super::node;
 use super::offer::Amount;
 use super::reflect::Reflector;
+use super::space;
 use super::watch::{self, Feeds, Order, SWEPT, WatchId};
 use crate::budget;
 use crate::clock::{Instant, Now};
@@ -438,7 +439,7 @@ impl Agent {
 
     /// A home namespace's row is looked at, and made if there is none.
     pub(super) fn look_at_space(&mut self, name: &str) {
-        match self.loops.table.enter(namespace::space(name)) {
+        match self.loops.table.enter(space::space(name)) {
             Ok(slot) => self.loops.table.touch(slot, self.now.mono),
             Err(_) => self.facts.event(Event::Full { what: format!("namespace {name}: {} are offloaded", budget::NAMESPACES) }),
         }

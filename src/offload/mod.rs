@@ -18,6 +18,7 @@ pub mod ownership;
 mod reflect;
 mod report;
 mod route;
+mod space;
 mod table;
 mod twin;
 mod watch;

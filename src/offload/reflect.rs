@@ -8,7 +8,7 @@ use super::facts::{Facts, Wake};
 use super::kind::{Key, Next, Op, Sort, Step};
 use super::kinds::{copy, pod, shadow};
 use super::table::{Row, Slot, Table, View};
-use super::{namespace, node, twin};
+use super::{node, space, twin};
 use crate::budget;
 use crate::clock::{Instant, Now};
 use crate::kube::call::{Call, Cluster};
@@ -25,6 +25,10 @@ enum Flight {
     Row(Slot, Op, Cluster),
     Note,
 }
+
+/// Calls in a row that change nothing the plan looks at (the API server drops a field it does not know, say) are a spin; from this many on
+/// the row is left alone for a while that doubles, up to a minute.
+const STREAK: u8 = 12;
 
 /// The rows and what is under way for them.
 #[derive(Debug)]
@@ -52,8 +56,15 @@ impl Reflector {
         }
         while let Some(slot) = self.table.pop_due(now.mono) {
             let Some(row) = self.table.row(slot) else { continue };
+            if let Some(calm) = row.calm.filter(|calm| now.mono < *calm) {
+                self.table.set_due(slot, Some(calm));
+                continue;
+            }
             row.dirty = false;
             let step = plan(facts, row, now);
+            if !matches!(step, Step::Do(..)) {
+                (row.streak, row.calm) = (0, None);
+            }
             let call = match step {
                 Step::Settled => None,
                 Step::Forget => {
@@ -103,6 +114,10 @@ impl Reflector {
             return;
         }
         let next = settle(facts, row, op, reply, now);
+        if matches!(next, Next::Again | Next::After(_)) {
+            row.streak = row.streak.saturating_add(1);
+            row.calm = (row.streak >= STREAK).then(|| now.mono + Duration::from_millis(250 << (row.streak - STREAK).min(8)));
+        }
         match next {
             Next::Call(op, call) => {
                 row.busy = true;
@@ -179,8 +194,8 @@ fn plan(facts: &mut Facts, row: &mut Row, now: Now) -> Step {
     let key: &Key = &row.key;
     match &mut row.view {
         View::Node(view) => node::plan(facts, key, view, now),
-        View::Map(view) => namespace::plan_map(facts, key, view),
-        View::Space(view) => namespace::plan_space(facts, key, view, now),
+        View::Map(view) => space::plan_map(facts, key, view),
+        View::Space(view) => space::plan_space(facts, key, view, now),
         View::Pod(view) => pod::plan(facts, key, view, now),
         View::Copy(view) => copy::plan(facts, key, view, now),
         View::Tenant(_) => twin::plan_tenant(facts, key, now),
@@ -193,8 +208,8 @@ fn settle(facts: &mut Facts, row: &mut Row, op: Op, reply: &Reply, now: Now) -> 
     let key: &Key = &row.key;
     match &mut row.view {
         View::Node(view) => node::settle(facts, key, view, op, reply, now),
-        View::Map(_) => namespace::settle_map(facts, key, op, reply),
-        View::Space(view) => namespace::settle_space(facts, key, view, op, reply),
+        View::Map(_) => space::settle_map(facts, key, op, reply),
+        View::Space(view) => space::settle_space(facts, key, view, op, reply),
         View::Pod(view) => pod::settle(facts, key, view, op, reply, now),
         View::Copy(view) => copy::settle(facts, key, view, op, reply, now),
         View::Tenant(_) => twin::settle_tenant(facts, key, reply),

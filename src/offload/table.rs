@@ -6,8 +6,8 @@ use super::kind::{Key, Sort};
 use super::kinds::copy::CopyRow;
 use super::kinds::pod::PodRow;
 use super::kinds::shadow::ShadowRow;
-use super::namespace::{MapRow, SpaceRow};
 use super::node::NodeRow;
+use super::space::{MapRow, SpaceRow};
 use super::twin::{TenantRow, TwinRow};
 use crate::clock::Instant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +58,9 @@ pub(crate) struct Row {
     pub view: View,
     pub marks: [u32; 3],
     pub attempts: u8,
+    /// Calls that were answered well since the row was last content, and until when it is left alone after too many.
+    pub streak: u8,
+    pub calm: Option<Instant>,
     /// A call for this object is under way.
     pub busy: bool,
     /// Something changed while it was.
@@ -97,7 +100,7 @@ impl Table {
             return Err(Full);
         }
         *count += 1;
-        let row = Row { view: View::new(key.sort), key: key.clone(), marks: [0; 3], attempts: 0, busy: false, dirty: false, due: None };
+        let row = Row { view: View::new(key.sort), key: key.clone(), marks: [0; 3], attempts: 0, streak: 0, calm: None, busy: false, dirty: false, due: None };
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {

@@ -9,6 +9,7 @@ use super::facts::{Consumer, Facts, Wake};
 use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, Seen, SeenView, Sort, Step};
 use super::namespace::{self, Mapped, NamespaceView, Phase};
 use super::ownership::{self, BY_MAP, DAEMON, MANAGED, ORIGINAL_NAME, OWN_UID, REMOTE_CLUSTER};
+use super::space;
 use crate::clock::Now;
 use crate::identity::ClusterId;
 use crate::kube::call::Cluster;
@@ -108,8 +109,8 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         return Step::Do(Op::Record, calls::merge(Cluster::Home, NAMESPACES.object(None, &twin), &body));
     }
     match row.bound {
-        0 => Step::Do(Op::Bind(1), namespace::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON)),
-        1 => Step::Do(Op::Bind(2), namespace::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account)),
+        0 => Step::Do(Op::Bind(1), space::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON)),
+        1 => Step::Do(Op::Bind(2), space::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account)),
         _ => {
             if facts.twins.insert(twin.clone(), key.peer) != Some(key.peer) {
                 facts.wake(Wake::Twin(twin.clone()));
@@ -213,8 +214,7 @@ pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
     }
     for (original, mapped) in &consumer.phases {
         if map.current.get(original) != Some(mapped) {
-            let Mapped { twin, phase, uid } = mapped;
-            patch.insert(original.to_string(), json!({"remoteNamespace": twin, "phase": phase.as_str(), "remoteNamespaceUid": uid.as_str()}));
+            patch.insert(original.to_string(), said(mapped));
         }
     }
     if patch.is_empty() {
@@ -224,13 +224,21 @@ pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
     Step::Do(Op::Status, calls::status(Cluster::Home, path, &map.uid, json!({"currentMapping": patch})))
 }
 
+/// A mapping in the words of the map's status.
+fn said(mapped: &Mapped) -> Value {
+    json!({"remoteNamespace": mapped.twin, "phase": mapped.phase.as_str(), "remoteNamespaceUid": mapped.uid.as_str()})
+}
+
 pub(crate) fn settle_tenant(facts: &mut Facts, key: &Key, reply: &Reply) -> Next {
     match reply {
         Reply::Done(body) => {
             if let Ok(Seen { view: SeenView::Map(map), .. }) = namespace::read_map(body)
                 && let Some(consumer) = facts.consumers.get_mut(&key.peer)
             {
+                // An API server that keeps less than it was told is not told at once again.
+                let kept = consumer.phases == map.current;
                 consumer.map = Some(map);
+                return if kept { Next::Again } else { Next::BackOff };
             }
             Next::Again
         }
@@ -270,6 +278,21 @@ mod tests {
             (&["*"], "shop", "Shop", false),
         ] {
             assert_eq!(refusal(&consumer(names), original, twin).is_none(), granted, "{original} as {twin} with {names:?}");
+        }
+    }
+
+    #[cfg(feature = "shell")]
+    #[test]
+    fn the_api_server_keeps_every_field_of_what_a_map_is_told() {
+        use serde::Deserialize;
+        // It drops what the definition does not name, and the map would be told the same again without end.
+        let crds = include_str!("../../k3s-manifests/crds-offloading.yaml");
+        let all = serde_yaml_ng::Deserializer::from_str(crds).map(|d| Value::deserialize(d).expect("YAML"));
+        let crd = all.into_iter().find(|c| c["spec"]["names"]["kind"] == "NamespaceMap").expect("the definition");
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let kept = &schema["properties"]["status"]["properties"]["currentMapping"]["additionalProperties"]["properties"];
+        for field in said(&Mapped { twin: "shop-edge".into(), phase: Phase::Accepted, uid: "u".try_into().expect("short") }).as_object().expect("it").keys() {
+            assert!(kept.get(field).is_some(), "{field}");
         }
     }
 

@@ -5,8 +5,8 @@
 
 use super::facts::Facts;
 use super::kind::{self, HERE, KindId, MAPS, NODES, PODS, Sort, Uid};
-use super::namespace;
 use super::ownership::{MANAGED, MANAGED_BY, ORIGIN};
+use super::space;
 use crate::clock::Instant;
 use crate::identity::PeerId;
 use crate::kube::call::{Cluster, Resource};
@@ -251,7 +251,7 @@ pub(crate) fn wanted(facts: &Facts) -> Vec<(Purpose, String)> {
         out.push((home(KindId::HomePod, Sort::Pod, *peer), format!("{}?fieldSelector=spec.nodeName%3D{node}", PODS.collection(None))));
         let map =
             Purpose { on: Cluster::Peer(*peer), kind: KindId::NamespaceMap, sort: Sort::Map, peer: *peer, namespace: "".into(), once: false, twin: Uid::new() };
-        out.push((map, namespace::map_watch(&provider.spec.tenant_namespace, &provider.spec.cluster)));
+        out.push((map, space::map_watch(&provider.spec.tenant_namespace, &provider.spec.cluster)));
     }
     for ((peer, namespace), link) in facts.links.iter().filter(|(_, link)| link.accepted()) {
         // Labelled: the account is bound there, so its ConfigMaps and Secrets may be read.

@@ -76,6 +76,7 @@ pub(super) struct Shared {
     waiting: AtomicUsize,
     notices: mpsc::Sender<Notice>,
     dice: AtomicU64,
+    answer_max: usize,
     pub(super) watches: Watches,
 }
 
@@ -90,8 +91,17 @@ impl Api {
             waiting: AtomicUsize::new(0),
             notices,
             dice: AtomicU64::new(seed | 1),
+            answer_max: OBJECT_MAX,
             watches: Watches::default(),
         }))
+    }
+
+    /// Accepts answers of up to so many bytes, where that is more than an object may have: for lists. To be said before the handle is cloned.
+    pub fn with_answers_up_to(mut self, bytes: usize) -> Api {
+        if let Some(shared) = Arc::get_mut(&mut self.0) {
+            shared.answer_max = bytes;
+        }
+        self
     }
 
     /// Names a server, or replaces it: all its connections are closed then and its watches cut.
@@ -143,6 +153,11 @@ impl Api {
             let _ = answers.send((tag, reply)).await;
         });
     }
+
+    /// Carries out a call in the caller's own time.
+    pub async fn answer(&self, call: Call) -> Reply {
+        self.0.carry_out(call).await
+    }
 }
 
 impl Shared {
@@ -188,7 +203,7 @@ impl Shared {
     }
 
     async fn perform(&self, server: &Arc<Server>, call: Call) -> Reply {
-        let mut room = Room { large: &self.large, held: None };
+        let mut room = Room { large: &self.large, held: None, most: self.answer_max };
         let body = match call.body {
             Body::None => None,
             Body::Json(json) => Some(json),
@@ -249,7 +264,7 @@ impl Shared {
                 }
                 // The server closed an idle connection just then. A GET can be sent again; so can a POST, a second one is told 409.
                 Err(Fault::Unanswered) if reused && matches!(verb, Verb::Get | Verb::Create) => {}
-                Err(Fault::TooLarge("the answer")) => return Reply::Refused(format!("the answer is larger than {OBJECT_MAX} bytes")),
+                Err(Fault::TooLarge("the answer")) => return Reply::Refused(format!("the answer is larger than {} bytes", self.answer_max)),
                 Err(fault) => return Reply::Unreachable(fault.to_string()),
             }
         }
@@ -292,7 +307,7 @@ async fn whole_body(link: &mut Link, response: &mut super::http::Response, room:
             taken
         };
         match taken {
-            Taken::Bytes(_) if whole.len() > OBJECT_MAX => return Err(Fault::TooLarge("the answer")),
+            Taken::Bytes(_) if whole.len() > room.most => return Err(Fault::TooLarge("the answer")),
             Taken::Bytes(_) if whole.len() > LARGE => room.claim().await,
             Taken::Bytes(_) => {}
             Taken::Nothing => link.fill(response, STEP).await?,
@@ -301,10 +316,11 @@ async fn whole_body(link: &mut Link, response: &mut super::http::Response, room:
     }
 }
 
-/// The right of one call to hold a large object, claimed when it turns out to be one and kept to its end.
+/// The right of one call to hold a large object, claimed when it turns out to be one and kept to its end; and the most it may hold.
 struct Room<'a> {
     large: &'a Semaphore,
     held: Option<SemaphorePermit<'a>>,
+    most: usize,
 }
 
 impl Room<'_> {

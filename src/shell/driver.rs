@@ -53,6 +53,8 @@ enum Caller {
     Token,
 }
 
+/// Both ends: the sender is cloned into the tasks that answer.
+type Mailbox<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
 type Answered = (AskId, Result<(u16, Vec<u8>), String>);
 
 /// What reaches the driver.
@@ -61,10 +63,10 @@ pub struct Mailboxes {
     lines: mpsc::Receiver<Line>,
     notices: mpsc::Receiver<Notice>,
     prepared: mpsc::Receiver<Result<Prepared, String>>,
-    replies: (mpsc::Sender<(Caller, Reply)>, mpsc::Receiver<(Caller, Reply)>),
-    told: (mpsc::Sender<(u32, Told<Seen>)>, mpsc::Receiver<(u32, Told<Seen>)>),
-    answers: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
-    resolved: (mpsc::Sender<(PeerId, Vec<SocketAddr>)>, mpsc::Receiver<(PeerId, Vec<SocketAddr>)>),
+    replies: Mailbox<(Caller, Reply)>,
+    told: Mailbox<(u32, Told<Seen>)>,
+    answers: Mailbox<Answered>,
+    resolved: Mailbox<(PeerId, Vec<SocketAddr>)>,
 }
 
 impl Mailboxes {
@@ -197,6 +199,12 @@ impl Driver {
     /// # Errors
     /// What the daemon cannot live with: the device is gone, the cluster cannot be served.
     pub async fn run(mut self) -> Result<(), String> {
+        let ended = self.until_told().await;
+        let removed = self.upkeep.remove().map_err(|e| chain(&e).to_string());
+        ended.and(removed)
+    }
+
+    async fn until_told(&mut self) -> Result<(), String> {
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals cannot be had: {e}"))?;
         loop {
@@ -220,7 +228,7 @@ impl Driver {
             }
         }
         log!(Info, "run", "told to stop");
-        self.upkeep.remove().map_err(|e| chain(&e).to_string())
+        Ok(())
     }
 
     fn turn(&mut self) -> Result<(), String> {

@@ -8,6 +8,7 @@
 //! of it, but weighs 977 kB in a stripped size-optimised binary (398 kB without it), a third of ours.
 //! Why no TUN crate: a device is one ioctl; reads and writes go straight between the kernel and buffers made at start.
 
+#[expect(clippy::disallowed_types, reason = "the tasks of the one thread share it; never contended, never held over an await")]
 pub mod api;
 pub mod buffers;
 pub mod dial;
@@ -15,28 +16,44 @@ pub mod driver;
 pub mod entropy;
 mod expression;
 pub mod http;
+#[expect(clippy::disallowed_types, reason = "it reads the files of a kubeconfig")]
 pub mod kubeconfig;
+#[expect(clippy::disallowed_methods, reason = "the kernel's switches for forwarding and source checks are files")]
 pub mod link;
+#[expect(clippy::disallowed_types, reason = "the tasks of the one thread share it; never contended, never held over an await")]
 pub mod listener;
+#[expect(clippy::disallowed_methods, reason = "a stale socket is a file in the way")]
 pub mod local;
+#[expect(clippy::disallowed_methods, reason = "SLUICE_LOG may be set before there is a configuration")]
 pub mod log;
 pub mod netlink;
 pub mod nft;
 pub mod passage;
+#[expect(clippy::disallowed_types, reason = "the tasks of the one thread share it; never contended, never held over an await")]
 mod pool;
+#[expect(clippy::disallowed_methods, reason = "it runs on a thread of its own, and a pod's API server is named by the environment")]
 pub mod prepare;
 pub mod pump;
+#[expect(clippy::disallowed_methods, reason = "the host's name is a file of the kernel")]
 pub mod run;
 pub mod setup;
+#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "it keeps the state file")]
 pub mod store;
 mod syscall;
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "what is tested against has clocks, files and locks of its own")]
 mod testing;
+#[expect(clippy::disallowed_methods, reason = "the kernel's ID of this boot is a file")]
 pub mod time;
+#[expect(clippy::disallowed_types, reason = "the tasks of the one thread share it; never contended, never held over an await")]
 pub mod tls;
+#[expect(clippy::disallowed_types, reason = "the TUN device is a file")]
 pub mod tun;
 pub mod tunnel;
+#[expect(clippy::disallowed_types, reason = "the one UDP socket")]
 pub mod udp;
 pub mod upkeep;
+#[expect(clippy::disallowed_methods, reason = "the kernel says in a file how much memory is used")]
 mod verbs;
+#[expect(clippy::disallowed_types, reason = "the tasks of the one thread share it; never contended, never held over an await")]
 pub mod watches;

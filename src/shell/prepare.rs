@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::kubeconfig::{self, Access, Credential};
 use super::log::log;
 use super::setup;
+use super::tls::Times;
 use crate::cli::admin::{Admin, explain};
 use crate::identity::Prefix;
 use crate::kube::call::Verb;
@@ -44,6 +45,8 @@ pub struct Prepared {
 /// Where to look, and what must hold.
 #[derive(Clone, Debug)]
 pub struct Order {
+    /// At which times the API server's certificate may be valid.
+    pub times: Times,
     /// The administrator's kubeconfig.
     pub kubeconfig: String,
     /// The pod prefix that was configured.
@@ -88,7 +91,8 @@ fn once(order: &Order) -> Result<Prepared, Failed> {
             .map_err(|_| format!("there is no kubeconfig at {} and no mounted ServiceAccount; name one with --kubeconfig PATH", order.kubeconfig))
     }
     .map_err(Failed::Final)?;
-    let admin = Admin::new(&access).map_err(Failed::Final)?;
+    let address = resolve(&access.host, access.port).map_err(Failed::NotNow)?;
+    let admin = Admin::new(&access, &order.times).map_err(Failed::Final)?;
     match admin.call(Verb::Get, "/version", None) {
         Reply::Done(_) => {}
         reply @ (Reply::Unreachable(_) | Reply::Throttled(_)) => return Err(Failed::NotNow(explain(&format!("the API server {}", admin.server()), &reply))),
@@ -108,7 +112,6 @@ fn once(order: &Order) -> Result<Prepared, Failed> {
     };
     let nodes = nodes(&admin).map_err(again)?;
     whole(&nodes, order.pods).map_err(Failed::Final)?;
-    let address = resolve(&access.host, access.port).map_err(Failed::NotNow)?;
     let first = nodes.first();
     Ok(Prepared {
         address,

@@ -82,9 +82,9 @@ impl Pump {
     /// When the TUN is gone.
     pub fn turn(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {
         self.flush(core, now);
-        self.from_network(core, now);
+        self.take_datagrams(core, now);
         self.flush(core, now);
-        let read = self.from_tun(core, now);
+        let read = self.take_packets(core, now);
         self.flush(core, now);
         read
     }
@@ -96,7 +96,7 @@ impl Pump {
         }
     }
 
-    fn from_network(&mut self, core: &mut impl Core, now: Now) {
+    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) {
         self.datagrams.clear();
         // An error here is of one datagram (an ICMP answer to an earlier one of ours, say); the next read goes on.
         let _ = self.udp.read_batch(&mut self.datagrams, LIMIT);
@@ -109,7 +109,7 @@ impl Pump {
         }
     }
 
-    fn from_tun(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {
+    fn take_packets(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {
         self.packets.clear();
         let read = self.tun.read_batch(&mut self.packets, LIMIT);
         for at in 0..self.packets.len() {

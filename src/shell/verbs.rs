@@ -377,6 +377,7 @@ impl Verbs {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "it lives for one statement")]
 enum Begun {
     Made((Invitation, u64)),
     Waits,

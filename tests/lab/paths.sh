@@ -30,3 +30,6 @@ kube_minor=$(cut -d. -f1-2 <<< "${kube_release#v}")
 kube_dir=$cache/kube/$kube_release-$(key "$lab"/kube/main.go "$lab"/kube/coredns/main.go "$lab/kube/$kube_minor"/go.{mod,sum})
 app_dir=$cache/app/$(key "$lab"/app/*)
 image_dir=$cache/images/$(sha256sum "$lab/images" <(echo "$kube_dir $app_dir") <(stat -c '%s %Y' /bin/busybox 2> /dev/null) | awk '{print $1}' | sha256sum | cut -c1-12)
+# The other WireGuard that `sluice tunnel` is tried against
+wireguard_version=v0.0.0-20260522210424-ecfc5a8d5446
+wireguard_dir=$cache/wireguard/$wireguard_version

@@ -6,5 +6,6 @@ pub(crate) mod endpoint_slice;
 pub(crate) mod pod;
 pub(crate) mod pod_spec;
 pub(crate) mod pod_status;
+pub(crate) mod pod_view;
 pub(crate) mod service;
 pub(crate) mod shadow;

@@ -6,6 +6,7 @@
 
 use super::pod_spec::{self, carried};
 use super::pod_status;
+pub(crate) use super::pod_view::{FarView, HomeView, Reference, Stage, read_far, read_home};
 use crate::clock::{Instant, Now};
 use crate::identity::ClusterId;
 use crate::kube::call::{Cluster, Unfit};
@@ -15,8 +16,6 @@ use crate::offload::facts::{About, Facts, clipped};
 use crate::offload::kind::{self, Key, Next, Op, PODS, SHADOW_PODS, Seen, SeenView, Step, Uid};
 use crate::offload::namespace::Phase;
 use crate::offload::ownership::{self, DESTINATION, HOME_UID, NODE_NAME, ORIGIN};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -26,71 +25,6 @@ const GATHER: Duration = Duration::from_secs(1);
 const ASK_AFTER: Duration = Duration::from_secs(2);
 /// How long an unreachable provider is waited for before pods of a Terminating namespace go without it.
 const FORCE_AFTER: Duration = Duration::from_secs(10);
-
-/// A pod's phase.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(crate) enum Stage {
-    #[default]
-    Pending,
-    Running,
-    Succeeded,
-    Failed,
-}
-
-impl Stage {
-    pub(crate) fn read(text: &str) -> Stage {
-        match text {
-            "Running" => Stage::Running,
-            "Succeeded" => Stage::Succeeded,
-            "Failed" => Stage::Failed,
-            _ => Stage::Pending,
-        }
-    }
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Stage::Pending => "Pending",
-            Stage::Running => "Running",
-            Stage::Succeeded => "Succeeded",
-            Stage::Failed => "Failed",
-        }
-    }
-
-    pub(crate) fn terminal(self) -> bool {
-        matches!(self, Stage::Succeeded | Stage::Failed)
-    }
-}
-
-/// A ConfigMap or Secret a pod uses.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Reference {
-    pub secret: bool,
-    pub name: Box<str>,
-}
-
-/// A pod at home.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HomeView {
-    pub uid: Uid,
-    pub deleting: bool,
-    pub stage: Stage,
-    pub ready: bool,
-    /// Sorted, without doubles, at most 64.
-    pub references: Box<[Reference]>,
-}
-
-/// The provider's pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FarView {
-    pub uid: Uid,
-    pub home_uid: Uid,
-    /// The ShadowPod it was made from.
-    pub shadow: Uid,
-    pub stage: Stage,
-    pub ready: bool,
-    /// Changes whenever its status does.
-    pub digest: u64,
-}
 
 /// What is known of the ShadowPod.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -144,72 +78,6 @@ impl PodRow {
         };
         *self = PodRow { between, far: self.far.take(), ..Default::default() };
     }
-}
-
-#[derive(Deserialize)]
-struct Object<'a> {
-    #[serde(borrow)]
-    metadata: kind::Meta<'a>,
-    #[serde(borrow, default)]
-    status: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize, Default)]
-struct Status {
-    #[serde(default)]
-    phase: String,
-    #[serde(default)]
-    conditions: Option<Vec<Condition>>,
-}
-
-#[derive(Deserialize)]
-struct Condition {
-    #[serde(default)]
-    r#type: String,
-    #[serde(default)]
-    status: String,
-}
-
-impl Status {
-    fn ready(&self) -> bool {
-        self.conditions.iter().flatten().any(|c| c.r#type == "Ready" && c.status == "True")
-    }
-}
-
-pub(crate) fn read_home(json: &[u8]) -> Result<Seen, String> {
-    #[derive(Deserialize)]
-    struct Home<'a> {
-        #[serde(borrow)]
-        metadata: kind::Meta<'a>,
-        #[serde(default, deserialize_with = "kind::or_default")]
-        spec: super::config_map::References,
-        #[serde(default, deserialize_with = "kind::or_default")]
-        status: Status,
-    }
-    let pod: Home = kind::parse(json)?;
-    let view = HomeView {
-        uid: kind::uid(&pod.metadata.uid)?,
-        deleting: pod.metadata.deletion_timestamp.is_some(),
-        stage: Stage::read(&pod.status.phase),
-        ready: pod.status.ready(),
-        references: pod.spec.collect(),
-    };
-    pod.metadata.seen(SeenView::HomePod(view))
-}
-
-pub(crate) fn read_far(json: &[u8]) -> Result<Seen, String> {
-    let pod: Object = kind::parse(json)?;
-    let raw = pod.status.map_or("{}", RawValue::get);
-    let status: Status = kind::parse(raw.as_bytes())?;
-    let view = FarView {
-        uid: kind::uid(&pod.metadata.uid)?,
-        home_uid: kind::uid(pod.metadata.annotation(HOME_UID).unwrap_or_default())?,
-        shadow: pod.metadata.owner("ShadowPod"),
-        stage: Stage::read(&status.phase),
-        ready: status.ready(),
-        digest: ownership::digest([pod.metadata.uid.as_bytes(), raw.as_bytes()]),
-    };
-    pod.metadata.seen(SeenView::FarPod(view))
 }
 
 pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut PodRow, now: Now) -> Step {

@@ -15,11 +15,16 @@ use crate::offload::kind::{self, Key, Next, Op, PODS, SHADOW_PODS, Seen, SeenVie
 use crate::offload::offer::Amount;
 use crate::offload::ownership::{self, DESTINATION, HOME_UID, MANAGED, MANAGED_BY, NODE_NAME, ORIGIN};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// How often a pod that does not fit is tried again if nothing becomes free.
 const ROOM_EVERY: Duration = Duration::from_secs(60);
+
+/// The largest Pod that is made. With the API server's defaults, its bookkeeping and the status (some seven times as much at worst) it stays
+/// below what the watch reads: a Pod that is not seen would not be counted.
+const POD_MAX: usize = crate::budget::OBJECT_MAX / 8;
 
 /// When a pod that ended is begun again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -70,6 +75,8 @@ pub(crate) struct ShadowRow {
     ended: Option<Stage>,
     latching: Stage,
     said: u64,
+    /// It did not fit when it was last tried.
+    short: bool,
 }
 
 impl ShadowRow {
@@ -94,11 +101,13 @@ struct Object<'a, S, T> {
     status: Option<T>,
 }
 
+/// Never fails for what a consumer can write: an object that cannot be read is not seen to go either, and what was held for it would stay.
 pub(crate) fn read_shadow(json: &[u8]) -> Result<Seen, String> {
     #[derive(Deserialize, Default)]
     #[serde(default)]
-    struct Spec {
-        pod: Counted,
+    struct Spec<'a> {
+        #[serde(borrow)]
+        pod: Option<&'a RawValue>,
     }
     #[derive(Deserialize, Default)]
     #[serde(default)]
@@ -107,20 +116,22 @@ pub(crate) fn read_shadow(json: &[u8]) -> Result<Seen, String> {
         reason: String,
         message: String,
     }
-    let object: Object<Spec, Status> = kind::parse(json)?;
+    let object: Object<Option<Spec>, Status> = kind::parse(json)?;
     let status = object.status.unwrap_or_default();
+    let spec = object.spec.unwrap_or_default().pod.map_or("{}", RawValue::get);
+    let spec: Counted = serde_json::from_str(spec).unwrap_or_else(|_| Counted::unreadable());
     let view = ShadowView {
         uid: kind::uid(&object.metadata.uid)?,
-        home_uid: kind::uid(object.metadata.annotation(HOME_UID).unwrap_or_default())?,
+        home_uid: kind::uid(object.metadata.annotation(HOME_UID).unwrap_or_default()).unwrap_or_default(),
         deleting: object.metadata.deletion_timestamp.is_some(),
         stage: Stage::read(&status.phase),
         refusal: (status.reason == "OffloadingBackOff").then(|| clipped(&status.message, 512).into()),
-        restart: match object.spec.pod.restart_policy.as_str() {
+        restart: match spec.restart_policy.as_str() {
             "Never" => Restart::Never,
             "OnFailure" => Restart::OnFailure,
             _ => Restart::Always,
         },
-        amount: object.spec.pod.amount(),
+        amount: spec.amount(),
     };
     object.metadata.seen(SeenView::Shadow(view))
 }
@@ -248,7 +259,9 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut ShadowRow, now: Now) 
             let consumer_peer = consumer.spec.peer;
             let amount = shadow.amount;
             let used = facts.used_by(consumer_peer).minus(row.held.unwrap_or_default());
-            if let Some(why) = used.beyond(amount, consumer.spec.grant) {
+            let why = used.beyond(amount, consumer.spec.grant);
+            row.short = why.is_some();
+            if let Some(why) = why {
                 return refuse(row, &uid, path, &why);
             }
             let (origin, here) = (consumer.spec.cluster.clone(), facts.home.clone());
@@ -290,9 +303,10 @@ pub(crate) fn release(facts: &mut Facts, key: &Key, row: &mut ShadowRow) {
     facts.wake(Wake::Room);
 }
 
-/// Whether the row waits for room.
+/// Whether the row waits for room. One that was refused for another reason does not: its next try holds and gives back room, and two such rows
+/// would wake each other without end.
 pub(crate) fn waits(row: &ShadowRow) -> bool {
-    row.shadow.is_some() && row.made.is_none() && row.said != 0
+    row.shadow.is_some() && row.made.is_none() && row.short
 }
 
 pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut ShadowRow, op: Op, reply: &Reply) -> Next {
@@ -305,10 +319,8 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut ShadowRow, op: Op, 
             Next::Again
         }
         // Ours that the watch has not told of, or a pod somebody else put there: wait, and say so if it lasts.
-        (Op::Create, Reply::Conflict) => {
-            release(facts, key, row);
-            tell(key, row, "a pod of this name exists in the twin namespace")
-        }
+        // What was held stays held: if it is ours, it counts, whether or not it is ever seen.
+        (Op::Create, Reply::Conflict) => tell(key, row, "a pod of this name exists in the twin namespace"),
         (Op::Create, Reply::Unfit(Unfit::Refused(why)) | Reply::Refused(why)) => {
             let why = why.clone();
             release(facts, key, row);
@@ -379,7 +391,11 @@ fn pod(json: &[u8], uid: &Uid, amount: Amount, name: &str, namespace: &str, orig
                 "blockOwnerDeletion": false}]},
         "spec": spec,
     });
-    Ok(pod.to_string())
+    let text = pod.to_string();
+    if text.len() > POD_MAX {
+        return Err(Unfit::Refused(format!("the pod has {} bytes; at most {POD_MAX} are taken from a consumer", text.len())));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -401,6 +417,40 @@ mod tests {
         assert_eq!((back.amount, back.shadow), (view.amount, view.uid.clone()));
         let more = Amount { cpu: 1, ..view.amount };
         assert_eq!(pod(SHADOW, &view.uid, more, "web-1", "shop-edge", &origin, &here), Err(Unfit::Changed));
+    }
+
+    #[test]
+    fn whatever_a_consumer_writes_is_seen_and_never_fits() {
+        for pod in [json!("x"), json!({"containers": "x"}), json!({"containers": [{"resources": {"requests": []}}]}), json!({"restartPolicy": 5}), json!([])] {
+            let json = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "annotations": {HOME_UID: "x".repeat(99)}}, "spec": {"pod": pod}});
+            let SeenView::Shadow(view) = read_shadow(json.to_string().as_bytes()).expect("seen").view else { panic!("a ShadowPod") };
+            let all = Amount { cpu: u64::MAX - 1, memory: u64::MAX - 1, pods: 110 };
+            assert!(Amount::default().beyond(view.amount, all).is_some(), "{json}");
+        }
+        let none = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": null});
+        assert!(read_shadow(none.to_string().as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn what_is_refused_for_another_reason_than_room_is_not_woken_by_room() {
+        let SeenView::Shadow(view) = read_shadow(SHADOW).expect("readable").view else { panic!("a ShadowPod") };
+        let mut row = ShadowRow { shadow: Some(view), said: 7, ..ShadowRow::default() };
+        assert!(!waits(&row), "refused, with a word said");
+        row.short = true;
+        assert!(waits(&row));
+    }
+
+    #[test]
+    fn a_pod_that_would_be_too_large_to_be_seen_is_refused() {
+        let (origin, here) = ("edge".parse().expect("an ID"), "hub".parse().expect("an ID"));
+        let env: Vec<Value> = (0..POD_MAX / 16).map(|n| json!({"name": format!("{n}")})).collect();
+        let many: Vec<Value> = (0..=pod_spec::CONTAINERS).map(|n| json!({"name": format!("c{n}"), "image": "i"})).collect();
+        for (containers, word) in [(json!([{"name": "c", "image": "i", "env": env}]), "bytes"), (many.into(), "containers")] {
+            let json = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"pod": {"containers": containers}}}).to_string();
+            let SeenView::Shadow(view) = read_shadow(json.as_bytes()).expect("seen").view else { panic!("a ShadowPod") };
+            let refused = pod(json.as_bytes(), &view.uid, view.amount, "p", "n", &origin, &here);
+            assert!(matches!(&refused, Err(Unfit::Refused(why)) if why.contains(word)), "{refused:?}");
+        }
     }
 
     #[test]
