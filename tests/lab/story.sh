@@ -77,3 +77,80 @@ nothing_left() {
   done
   result FAIL "nothing is left at $1" "$(after "$t")" "$(diff <(echo "${held[$1]}") <(echo "$now") | grep '^[<>]' | tr '\n' ' ' | cut -c1-300)"; return 1
 }
+
+# --- two clusters peered: steps that many stories begin and end with -------------------------------------
+#   daemons_up; peer CONSUMER [grant]; offloaded CONSUMER NAMESPACE [ARGS...]; apart NAMESPACE...
+# CONSUMER is edge (home invites and lends) or home (home invites and asks, edge lends), or both. They set
+# consumer, provider, id_home, id_edge, node (the virtual node at the consumer).
+other() { [ "$1" = home ] && echo edge || echo home; }
+kube() { lab kubectl "$@"; }
+id_of() { lab sluice "$1" status -o json | jq -r .id; }
+daemons_up() { local n; for n in home edge; do lab daemon pid "$n" > /dev/null 2>&1 || lab daemon start "$n"; check "$n: the daemon runs" within 60 lab sluice "$n" status; done; }
+node_ready() { kube "$1" get node "$2" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' | grep -qx True; }
+peer() { # edge|home|both [GRANT]: a ticket at home, one line at edge
+  local way=$1 grant=${2:-cpu=4,memory=8Gi,pods=110} ask=() join=() ticket t
+  case $way in
+    edge) ask=(--provide "$grant"); consumer=edge;;
+    home) ask=(--consume --provide nothing); join=(--provide "$grant"); consumer=home;;
+    both) ask=(--consume --provide "$grant"); join=(--provide "$grant"); consumer=edge;;
+  esac
+  provider=$(other "$consumer")
+  ticket=$(lab sluice home invite "${ask[@]}" -o json | jq -r .ticket)
+  case $ticket in sluice1:*) result ok "home: invite prints a ticket" 0.0 "${#ticket} characters";; *) result FAIL "home: invite prints a ticket" 0.0 "$ticket"; return 1;; esac
+  t=$(stamp)
+  check "edge: join with that line" within 0 lab sluice edge join "$ticket" "${join[@]}" || return 1
+  id_home=$(id_of home) id_edge=$(id_of edge)
+  [ "$provider" = home ] && node=$id_home || node=$id_edge
+  check "$consumer: the virtual node $node is Ready" within 30 node_ready "$consumer" "$node" || return 1
+  took=$(after "$t")
+  figure "$consumer consumes: seconds from join to the virtual node Ready" "$took"
+}
+# The namespace's twin at the provider of CONSUMER
+twin_of() { [ "$1" = edge ] && echo "$2-$id_edge" || echo "$2-$id_home"; }
+offloaded() { # CONSUMER NAMESPACE [ARGS of sluice offload namespace]
+  local who=$1 ns=$2; shift 2
+  kube "$who" get namespace "$ns" > /dev/null 2>&1 || kube "$who" create namespace "$ns" > /dev/null
+  check "$who: namespace $ns is offloaded $*" within 0 lab sluice "$who" offload namespace "$ns" "$@"
+}
+gone() { local out; out=$(kube "$@" 2>&1); grep -o NotFound <<< "$out"; }
+drop() { # CONSUMER NAMESPACE...: brought home and deleted, twin too
+  local who=$1 ns; shift
+  for ns; do
+    ! kube "$who" -n "$ns" get namespaceoffloading offloading > /dev/null 2>&1 || check "$who: namespace $ns is brought home" within 0 lab sluice "$who" unoffload namespace "$ns"
+    kube "$who" delete namespace "$ns" --wait=false > /dev/null 2>&1
+    check "its twin is gone" within 60 gone "$(other "$who")" get namespace "$(twin_of "$who" "$ns")"
+    check "the namespace $ns is gone" within 60 gone "$who" get namespace "$ns"
+  done
+}
+apart() { # ends the peering; nothing of it is left on either side
+  check "edge: unpeer" within 0 lab sluice edge unpeer "$id_home" --yes
+  local n; for n in home edge; do
+    check "$n: no virtual node is left" within 30 gone_list "$n" node -l liqo.io/type=virtual-node
+    check "$n: no tenant namespace is left" within 30 gone_list "$n" namespace -l liqo.io/remote-cluster-id
+  done
+}
+gone_list() { local left; left=$(kube "$1" get "${@:2}" -o name) && [ -z "$left" ]; }
+# on CLUSTER NAMESPACE ARGS...: kubectl in a namespace
+on() { kube "$1" -n "$2" "${@:3}"; }
+phase() { on "$1" "$2" get pod "$3" -o 'jsonpath={.status.phase}'; }
+is() { local want=$1; shift; local got; got=$("$@" 2> /dev/null); echo "$got"; [ "$got" = "$want" ]; }
+count() { local want=$1; shift; local got; got=$("$@" -o name 2> /dev/null | grep -c .); echo "$got"; [ "$got" = "$want" ]; }
+# A pod's manifest on one line of JSON: pod NAME 'JSON merged into spec' ['JSON merged into the container']
+pod() {
+  jq -nc --arg n "$1" --argjson s "${2:-{\}}" --argjson c "${3:-{\}}" '{apiVersion:"v1",kind:"Pod",metadata:{name:$n,labels:{app:$n}},
+    spec:({terminationGracePeriodSeconds:0,containers:[({name:"main",image:"lab.invalid/busybox:1",command:["/app","serve","8080"],resources:{requests:{cpu:"10m",memory:"16Mi"}}} + $c)]} + $s)}'
+}
+# spec of a pod that only fits the virtual node: on_node NODE ['JSON merged in']
+on_node() { jq -nc --arg n "$1" --argjson s "${2:-{\}}" '{nodeSelector:{"kubernetes.io/hostname":$n}} + $s'; }
+# names of the replicas that answer: hears WANT SECONDS COMMAND that makes one call...
+# calls URL GETTER...: a shell's loop of 24 calls, for one exec instead of 24
+calls() { echo "i=0; while [ \$i -lt 24 ]; do ${*:2} '$1'; i=\$((i+1)); done; true"; }
+hears() {
+  local want=$1 limit=$((SECONDS + $2)) out; shift 2
+  declare -A heard=()
+  while [ $SECONDS -lt $limit ] && [ ${#heard[@]} -lt "$want" ]; do
+    out=$("$@" 2> /dev/null) || continue
+    for out in $(awk '/^hello from/{print $3}' <<< "$out"); do heard[$out]=1; done
+  done
+  echo "${#heard[@]} of $want answered: ${!heard[*]}"; [ ${#heard[@]} = "$want" ]
+}
