@@ -256,7 +256,8 @@ impl Authority {
         if self.ledger.floor.0 < top.0.saturating_add(FLOOR_AHEAD.1) {
             self.ledger.floor = WallTime(top.0.saturating_add(FLOOR_AHEAD.0));
             self.ledger.forget(now.wall);
-            self.dirty = true;
+            // After a failed write this waits for the next try.
+            self.dirty |= self.resave.is_none();
         }
         if self.floor_due <= now.mono {
             self.floor_due = now.mono + Duration::from_secs(600);
@@ -277,7 +278,7 @@ impl Authority {
         for ticket in self.ledger.tickets.iter_mut().filter(|t| t.state == TicketState::Open) {
             if ticket.boot != self.facts.boot || ticket.expires <= now.mono.since_boot().as_secs() {
                 (ticket.state, ticket.closed) = (TicketState::Expired, now.wall);
-                self.dirty = true;
+                self.dirty |= self.resave.is_none();
             }
         }
     }

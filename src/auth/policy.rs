@@ -66,7 +66,7 @@ pub fn judge(enrol: &Enrol, ticket: &Issued, ledger: &Ledger, nodes: &[String]) 
 pub fn acceptable(claim: Claim<'_>, replace: bool, ledger: &Ledger, nodes: &[String]) -> Result<Option<PeerId>, Refusal> {
     let id = claim.id;
     if *id == ledger.id {
-        return Err(Refusal::new(Reason::IdOurs, format!("both clusters have the ID {id}; give one of them another (--id) before it has peers")));
+        return Err(Refusal::new(Reason::IdOurs, format!("both clusters have the ID {id}; give one of them another (cluster-id) before it has peers")));
     }
     if *claim.key == ledger.public() {
         return Err(Refusal::new(Reason::KeyKnown, "both clusters have the same key: one state directory was copied from the other; remove the copy"));
@@ -74,7 +74,7 @@ pub fn acceptable(claim: Claim<'_>, replace: bool, ledger: &Ledger, nodes: &[Str
     if nodes.iter().any(|n| n == id.as_str()) {
         return Err(Refusal::new(
             Reason::IdIsNode,
-            format!("{id} is the name of a node there, where it would have to become the name of a virtual node; choose another ID (--id)"),
+            format!("{id} is the name of a node there, where it would have to become the name of a virtual node; choose another ID (sluice run --cluster-id)"),
         ));
     }
     prefixes(claim.prefixes)?;

@@ -494,6 +494,22 @@ fn a_full_disk_undoes_the_step_and_the_joiner_gets_in_when_there_is_room() {
 }
 
 #[test]
+fn a_write_that_failed_is_tried_again_after_ten_seconds_and_not_at_once() {
+    let mut now = World::new().now;
+    let mut side = Side::new("hub", 1, now);
+    let mut tries = 0;
+    for _ in 0..600 {
+        side.auth.handle_timeout(now);
+        if side.auth.unsaved().is_some() {
+            side.auth.saved(Err("No space left on device".into()), now);
+            tries += 1;
+        }
+        now.mono = now.mono + Duration::from_millis(100);
+    }
+    assert!((5..=7).contains(&tries), "{tries} tries in a minute");
+}
+
+#[test]
 fn a_ticket_is_good_for_one_cluster() {
     let mut world = World::new();
     let line = world.invite(Some(LENT), false, false);

@@ -101,7 +101,7 @@ pub enum Why {
 impl fmt::Display for BadConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.line > 0 {
-            write!(f, "line {}: ", self.line)?;
+            write!(f, "{}: ", self.line)?;
         }
         match &self.why {
             Why::TooLarge => write!(f, "a tunnel's configuration has at most {FILE_MAX} bytes"),

@@ -199,6 +199,12 @@ impl Driver {
     /// # Errors
     /// What the daemon cannot live with: the device is gone, the cluster cannot be served.
     pub async fn run(mut self) -> Result<(), String> {
+        let ended = self.until_told().await;
+        let removed = self.upkeep.remove().map_err(|e| chain(&e).to_string());
+        ended.and(removed)
+    }
+
+    async fn until_told(&mut self) -> Result<(), String> {
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals cannot be had: {e}"))?;
         loop {
@@ -222,7 +228,7 @@ impl Driver {
             }
         }
         log!(Info, "run", "told to stop");
-        self.upkeep.remove().map_err(|e| chain(&e).to_string())
+        Ok(())
     }
 
     fn turn(&mut self) -> Result<(), String> {

@@ -27,6 +27,8 @@ const ANSWERING: Duration = Duration::from_secs(10);
 const PASSAGE_IDLE: Duration = Duration::from_secs(300);
 /// A pause after an accept that failed for want of something.
 const WANT: Duration = Duration::from_millis(200);
+/// The third octet of the peers' control ends in the external range (see [`crate::auth::addresses::External`]).
+const PEERS_CONTROL: u8 = 1;
 
 /// A request by a caller inside the tunnel.
 #[derive(Debug)]
@@ -229,7 +231,18 @@ impl Drop for Place {
     }
 }
 
+/// Under whose name a connection counts: a peer's control end under its own; all others, which can only be refused, as one: a peer's pods
+/// reach this port too, and have a prefix full of addresses.
+fn caller(from: Ipv4Addr, own: Ipv4Addr) -> Ipv4Addr {
+    let (a, b) = (from.octets(), own.octets());
+    if a[..2] == b[..2] && a[2] == PEERS_CONTROL { from } else { Ipv4Addr::UNSPECIFIED }
+}
+
 async fn accept(doors: Arc<Doors>, listener: TcpListener, requests: mpsc::Sender<Asked>) {
+    let own = match listener.local_addr() {
+        Ok(SocketAddr::V4(own)) => *own.ip(),
+        _ => Ipv4Addr::UNSPECIFIED,
+    };
     loop {
         let (stream, from) = match listener.accept().await {
             Ok((stream, SocketAddr::V4(from))) => (stream, *from.ip()),
@@ -239,7 +252,7 @@ async fn accept(doors: Arc<Doors>, listener: TcpListener, requests: mpsc::Sender
                 continue;
             }
         };
-        match Place::take(&doors, from) {
+        match Place::take(&doors, caller(from, own)) {
             // Closed without a word: whoever fills our places gets no more of our time.
             Err(refusal) => doors.count(refusal),
             Ok(place) => {
@@ -334,7 +347,7 @@ mod tests {
                 }
             }
         });
-        let way = Way { to, through: Some(Through { source: Ipv4Addr::new(127, 0, 0, 9), interface: "lo".into() }) };
+        let way = Way { to, through: Some(Through { source: Ipv4Addr::new(127, 0, 1, 9), interface: "lo".into() }) };
         (Control::serve(listener, api_server, requests), way)
     }
 
@@ -349,7 +362,7 @@ mod tests {
             Some(Answer::Json(409, text.into_bytes()))
         });
         let answer = ask(&way, "/v1/hello", Some("proof"), b"{\"a\":1}").await;
-        assert_eq!(answer, Ok((409, b"127.0.0.9 POST /v1/hello Some(\"proof\") {\"a\":1}".to_vec())));
+        assert_eq!(answer, Ok((409, b"127.0.1.9 POST /v1/hello Some(\"proof\") {\"a\":1}".to_vec())));
         assert_eq!(control.refusals(), [0; 7]);
     }
 
@@ -384,10 +397,18 @@ mod tests {
         assert_eq!(ninth.read(&mut [0; 8]).await.unwrap_or(0), 0, "closed at once");
         assert_eq!(ask(&way, "/", None, b"").await, Ok((200, b"{}".to_vec())), "another caller is served");
         assert_eq!(control.refusals()[Refusal::FullForCaller as usize], 1);
-        control.close(HERE);
+        control.close(Ipv4Addr::UNSPECIFIED);
         assert_eq!(silent[0].read(&mut [0; 8]).await.unwrap_or(0), 0, "closed by name");
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(control.open(), (0, 0));
+    }
+
+    #[test]
+    fn all_who_are_no_peers_control_end_count_as_one() {
+        let own = Ipv4Addr::new(10, 70, 0, 2);
+        for (from, counted) in [([10, 70, 1, 1], [10, 70, 1, 1]), ([10, 70, 2, 1], [0; 4]), ([10, 71, 1, 1], [0; 4]), ([10, 70, 0, 2], [0; 4])] {
+            assert_eq!(caller(from.into(), own), Ipv4Addr::from(counted));
+        }
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +52,23 @@ pub fn listen(path: &Path) -> Result<UnixListener, String> {
     let listener = UnixListener::bind(path).map_err(|e| format!("cannot make the socket {shown}: {e}"))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(|e| format!("cannot protect the socket {shown}: {e}"))?;
     Ok(listener)
+}
+
+/// Holds this host's network for one daemon: the packet rules there are one table. Free again when the value, or the process, is gone.
+pub fn alone() -> Result<fs::File, String> {
+    let directory = Path::new(PATH).parent().unwrap_or(Path::new("/run"));
+    let network = fs::metadata("/proc/self/ns/net").map_err(|e| format!("cannot tell which network this is: {e}"))?.ino();
+    let path = directory.join(format!("net-{network}.lock"));
+    let open = || {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(&path)
+    };
+    let file = open().map_err(|e| format!("cannot make {}: {e}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(format!("another sluice runs in this host's network (it holds {}): end it first", path.display())),
+        Err(fs::TryLockError::Error(e)) => Err(format!("cannot lock {}: {e}", path.display())),
+    }
 }
 
 /// Serves callers until the driver takes no more lines.

@@ -80,9 +80,17 @@ async fn serve(config: Config) -> Result<(), String> {
     let authority = Authority::new(ledger, facts.clone(), now).map_err(|e| e.to_string())?;
     let mut edge = Edge::new(authority, entropy::seed(), now, system);
     edge.gateway().set_local(&facts.pods, &barred(&facts)).map_err(|_| "more pod prefixes or own addresses than there is room for".to_owned())?;
-    let upkeep = Upkeep::start(wanted(&config, &edge)).map_err(|e: UpkeepError| chain(&e).to_string())?;
-    let listener = listener::bind(listener::control_address(edge.external().own_control()), Some(&config.interface))?;
+    let _alone = local::alone()?;
+    // From here on the host is changed; whatever fails later takes it back.
     let socket = local::listen(Path::new(&config.socket))?;
+    let upkeep = Upkeep::start(wanted(&config, &edge)).map_err(|e: UpkeepError| chain(&e).to_string())?;
+    let listener = match listener::bind(listener::control_address(edge.external().own_control()), Some(&config.interface)) {
+        Ok(listener) => listener,
+        Err(why) => {
+            let _ = upkeep.remove();
+            return Err(why);
+        }
+    };
 
     let (asked, asked_out) = mpsc::channel(CONTROL_CONNECTIONS);
     let (lines, lines_out) = mpsc::channel(MAILBOX);
@@ -110,9 +118,11 @@ fn ledger(store: &Store, config: &Config) -> Result<Ledger, String> {
         };
         let mut ledger = Ledger::new(id, secret);
         ledger.external = Some(config.external);
+        // A key that peers will pin is kept before anybody hears of it.
+        store.save(&ledger.snapshot()).map_err(|e| chain(&e).to_string())?;
         return Ok(ledger);
     };
-    let ledger = Ledger::parse(text.as_bytes()).map_err(|e| format!("{}: {e}", config.state))?;
+    let ledger = Ledger::parse(text.as_bytes()).map_err(|e| format!("{}/state.json: {e}", config.state))?;
     match &config.cluster_id {
         Some(id) if *id != ledger.id => Err(format!(
             "{} holds the state of cluster {}, but the configuration says cluster-id = {id}; peers know this cluster under its old ID: remove the setting, or begin anew with another state directory",

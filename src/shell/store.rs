@@ -74,6 +74,9 @@ impl fmt::Display for StoreError {
                 write!(f, "{} is a link or of the wrong kind: the state must be a plain file in a plain directory; remove it", path.display())
             }
             StoreError::Owner(path, found, wanted) => {
+                if *found == 0 {
+                    return write!(f, "{} belongs to root, not to user {wanted} who runs this: run as root", path.display());
+                }
                 write!(f, "{} belongs to user {found}, not to {wanted} who runs this: check where it comes from, then chown {wanted} it", path.display())
             }
             StoreError::Open(path, mode) => {
@@ -83,7 +86,7 @@ impl fmt::Display for StoreError {
                     path.display()
                 )
             }
-            StoreError::Locked(path) => write!(f, "another sluice runs on {}: end it, or use another --state-dir", path.display()),
+            StoreError::Locked(path) => write!(f, "another sluice runs on {}: end it, or use another --state", path.display()),
             StoreError::Read(path, _) => write!(f, "cannot read {}", path.display()),
             StoreError::TooLarge(path) => {
                 write!(f, "{} is larger than {STATE_MAX} bytes and cannot be ours: ", path.display())?;
@@ -109,8 +112,8 @@ impl fmt::Display for StoreError {
 fn hint(f: &mut fmt::Formatter<'_>, why: &io::Error) -> fmt::Result {
     f.write_str(match why.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on this file system",
-        io::ErrorKind::ReadOnlyFilesystem => "; mount this file system for writing, or move the state with --state-dir",
-        io::ErrorKind::PermissionDenied => "; run as root, or choose another place with --state-dir",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount this file system for writing, or move the state with --state",
+        io::ErrorKind::PermissionDenied => "; run as root, or choose another place with --state",
         _ => "",
     })
 }

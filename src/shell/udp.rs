@@ -36,7 +36,10 @@ impl fmt::Display for UdpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UdpError::Taken(port) => {
-                write!(f, "UDP port {port} is taken: end the process that has it (ss -ulpn 'sport = {port}' names it), or choose another port")
+                write!(
+                    f,
+                    "UDP port {port} is taken: end the process that has it (ss -ulpn 'sport = {port}' names it), or choose another with --port (ListenPort in a tunnel's file)"
+                )
             }
             UdpError::Kernel(port, _) => write!(f, "cannot open UDP port {port}"),
         }

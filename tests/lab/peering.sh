@@ -32,5 +32,9 @@ apart() {
   check "edge has no peer left" within 30 alone edge; check "home has no peer left" within 30 alone home
 }
 # Runs at the end of every story that sources this: `ending` is the story's own part
-put_back() { trap - EXIT; ! declare -F ending > /dev/null || ending; local n; for n in "${started[@]}"; do lab daemon stop "$n" > /dev/null 2>&1; done; exit $((failed > 0)); }
+put_back() { trap - EXIT; ! declare -F ending > /dev/null || ending; local n; for n in "${started[@]}"; do lab daemon stop "$n" > /dev/null 2>&1; done; rm -rf "$dir"; exit $((failed > 0)); }
 trap put_back EXIT; trap 'exit 130' INT TERM
+# exits CODE COMMAND...: it ends with this exit code; says CODE TEXT COMMAND...: and prints TEXT (a regular expression). Its output is in $dir
+dir=$(mktemp -d)
+exits() { local want=$1 got=0; shift; "$@" > "$dir/out" 2> "$dir/err" || got=$?; cat "$dir/out" "$dir/err"; [ $got = "$want" ] || { echo "exit code $got"; return 1; }; ! grep -q panicked "$dir/err"; }
+says() { local code=$1 text=$2; shift 2; exits "$code" "$@" && grep -hE -- "$text" "$dir/out" "$dir/err"; }

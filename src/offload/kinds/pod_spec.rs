@@ -63,6 +63,8 @@ const VOLUMES: &[&str] = &["configMap", "downwardAPI", "emptyDir", "secret"];
 const PROJECTIONS: &[&str] = &["configMap", "downwardAPI", "secret"];
 const RESOURCES: &[&str] = &["cpu", "ephemeral-storage", "memory"];
 
+const TOLERATED: &[&str] = &["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
 /// Containers of one pod, those that initialise it counted.
 pub(crate) const CONTAINERS: usize = 64;
 
@@ -105,8 +107,9 @@ pub(crate) fn carried(spec: &Object) -> Result<Object, String> {
     if !out.contains_key("containers") {
         return Err("the pod has no containers".into());
     }
-    // A toleration without a key, or for a taint of the provider's own making, would open nodes that were not meant: only Kubernetes' own conditions are carried.
-    let known = |t: &&Object| t.get("key").and_then(Value::as_str).is_some_and(|k| k.starts_with("node.kubernetes.io/"));
+    // A toleration without a key, or for a taint that the provider's admin set (a cordoned node has one too), would open nodes that were not meant:
+    // only what says how long a pod stays on a lost node is carried.
+    let known = |t: &&Object| t.get("key").and_then(Value::as_str).is_some_and(|k| TOLERATED.contains(&k));
     let tolerations: Vec<Value> =
         objects(spec, "tolerations").filter(known).map(|t| pick(t, &["effect", "key", "operator", "tolerationSeconds", "value"]).into()).collect();
     if !tolerations.is_empty() {
@@ -328,7 +331,7 @@ mod tests {
             "nodeName": "x", "priorityClassName": "system-node-critical", "priority": 9, "serviceAccountName": "admin", "schedulerName": "mine",
             "runtimeClassName": "r", "nodeSelector": {"a": "b"}, "affinity": {}, "ephemeralContainers": [{}], "overhead": {},
             "securityContext": {"runAsUser": 5, "sysctls": [{"name": "kernel.x", "value": "1"}]},
-            "tolerations": [{"operator": "Exists"}, {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}],
+            "tolerations": [{"operator": "Exists"}, {"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}, {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}],
             "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": "0.0.0.0"}],
                 "livenessProbe": {"httpGet": {"host": "169.254.169.254", "port": 80, "path": "/"}, "periodSeconds": 3},
                 "securityContext": {"privileged": false, "procMount": "Unmasked", "runAsUser": 1}}],

@@ -75,6 +75,8 @@ pub(crate) struct ShadowRow {
     ended: Option<Stage>,
     latching: Stage,
     said: u64,
+    /// It did not fit when it was last tried.
+    short: bool,
 }
 
 impl ShadowRow {
@@ -257,7 +259,9 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut ShadowRow, now: Now) 
             let consumer_peer = consumer.spec.peer;
             let amount = shadow.amount;
             let used = facts.used_by(consumer_peer).minus(row.held.unwrap_or_default());
-            if let Some(why) = used.beyond(amount, consumer.spec.grant) {
+            let why = used.beyond(amount, consumer.spec.grant);
+            row.short = why.is_some();
+            if let Some(why) = why {
                 return refuse(row, &uid, path, &why);
             }
             let (origin, here) = (consumer.spec.cluster.clone(), facts.home.clone());
@@ -299,9 +303,10 @@ pub(crate) fn release(facts: &mut Facts, key: &Key, row: &mut ShadowRow) {
     facts.wake(Wake::Room);
 }
 
-/// Whether the row waits for room.
+/// Whether the row waits for room. One that was refused for another reason does not: its next try holds and gives back room, and two such rows
+/// would wake each other without end.
 pub(crate) fn waits(row: &ShadowRow) -> bool {
-    row.shadow.is_some() && row.made.is_none() && row.said != 0
+    row.shadow.is_some() && row.made.is_none() && row.short
 }
 
 pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut ShadowRow, op: Op, reply: &Reply) -> Next {
@@ -424,6 +429,15 @@ mod tests {
         }
         let none = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": null});
         assert!(read_shadow(none.to_string().as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn what_is_refused_for_another_reason_than_room_is_not_woken_by_room() {
+        let SeenView::Shadow(view) = read_shadow(SHADOW).expect("readable").view else { panic!("a ShadowPod") };
+        let mut row = ShadowRow { shadow: Some(view), said: 7, ..ShadowRow::default() };
+        assert!(!waits(&row), "refused, with a word said");
+        row.short = true;
+        assert!(waits(&row));
     }
 
     #[test]
