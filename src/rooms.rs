@@ -49,7 +49,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Crate, and the files (or folders, with a slash at the end) that may name it. `""` is everywhere.
 const CRATES: &[(&str, &[&str])] = &[
     ("argh", &["main.rs", "cli/"]),
-    ("base64", &["shell/kubeconfig.rs"]),
+    ("base64", &["shell/kubeconfig.rs", "shell/verbs.rs"]),
     ("boringtun", &["tunnel/session.rs"]),
     ("heapless", &[""]),
     ("libc", &["shell/"]),
@@ -60,7 +60,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde", &[""]),
     ("socket2", &["shell/"]),
     ("serde_json", &["kube/", "auth/", "offload/", "shell/", "cli/", "world/"]),
-    ("serde_yaml_ng", &["config.rs", "shell/", "cli/"]),
+    ("serde_yaml_ng", &["shell/", "offload/twin.rs"]),
     ("tokio", &["shell/", "cli/admin.rs"]),
     ("tokio_rustls", &["shell/tls.rs"]),
     ("ureq_proto", &["shell/"]),
