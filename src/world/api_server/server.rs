@@ -374,7 +374,12 @@ impl ApiServer {
         let ends = WallTime(self.wall.0 + seconds);
         let uid = account["metadata"]["uid"].as_str().unwrap_or_default();
         let token = format!("{}/{}/{uid}/{}/{:x}", key.namespace, key.name, ends.0, self.chance.bits());
-        Ok((201, Rc::new(json!({"kind": "TokenRequest", "spec": {"expirationSeconds": seconds}, "status": {"token": token, "expirationTimestamp": ends.to_string()}}))))
+        Ok((
+            201,
+            Rc::new(
+                json!({"kind": "TokenRequest", "spec": {"expirationSeconds": seconds}, "status": {"token": token, "expirationTimestamp": ends.to_string()}}),
+            ),
+        ))
     }
 
     /// The account (`NAMESPACE/NAME`) a token is of, if it is still good.

@@ -13,8 +13,8 @@ use super::offload::pod;
 use super::tunnel::{sum, system, udp};
 use crate::clock::Instant;
 use crate::edge::{
-    Account, AskId, Authority, Checksum, Edge, Endpoint, Facts, InviteOrder, JoinOrder, KindId, Ledger, Order, Output, Owner, Progress, Request, RequestId, Resources,
-    Verdict, WatchId, clamp,
+    Account, AskId, Authority, Checksum, Edge, Endpoint, Facts, InviteOrder, JoinOrder, KindId, Ledger, Order, Output, Owner, Progress, Request, RequestId,
+    Resources, Verdict, WatchId, clamp,
 };
 use crate::identity::{ClusterId, PeerId, PublicKey};
 use crate::kube::call::{Body, Call, Cluster, Verb};
@@ -278,7 +278,8 @@ impl Journey {
                 }
                 let gone = |w: usize, l: u32, due: &Due| w == which && l == life && matches!(due, Due::Open(open, ..) | Due::Told(open, _) if *open == id);
                 self.due.retain(|(w, l, due)| !gone(*w, *l, due));
-                let over: Vec<u64> = self.exchanges.iter().filter(|(_, e)| e.from == which && matches!(e.whose, Whose::Open(open) if open == id)).map(|(n, _)| *n).collect();
+                let over: Vec<u64> =
+                    self.exchanges.iter().filter(|(_, e)| e.from == which && matches!(e.whose, Whose::Open(open) if open == id)).map(|(n, _)| *n).collect();
                 over.into_iter().for_each(|number| self.forget(number));
             }
             Output::Target { peer, to, bearer, token, .. } => {
@@ -291,7 +292,11 @@ impl Journey {
             Output::Returned(peer) => self.drop_connections(which, peer),
             Output::Closed { from } => {
                 for machine in &mut self.machines {
-                    machine.feeds.values_mut().filter(|f| f.site == which && f.through.is_some_and(|(_, _, there)| there == from)).for_each(|f| f.broken = true);
+                    machine
+                        .feeds
+                        .values_mut()
+                        .filter(|f| f.site == which && f.through.is_some_and(|(_, _, there)| there == from))
+                        .for_each(|f| f.broken = true);
                 }
                 for exchange in self.exchanges.values_mut().filter(|e| e.at.is_some_and(|(at, _, there)| at == which && there == from)) {
                     exchange.until = now.mono;
@@ -784,7 +789,10 @@ impl Journey {
         api.make("/api/v1/namespaces/shop/configmaps", json!({"metadata": {"name": "conf"}, "data": {"colour": "red"}}));
         api.make("/api/v1/namespaces/shop/secrets", json!({"metadata": {"name": "key"}, "type": "Opaque", "data": {"k": "c2VjcmV0"}}));
         let ports = json!([{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]);
-        api.make("/api/v1/namespaces/shop/services", json!({"metadata": {"name": "web"}, "spec": {"type": "ClusterIP", "selector": {"app": "web"}, "ports": ports}}));
+        api.make(
+            "/api/v1/namespaces/shop/services",
+            json!({"metadata": {"name": "web"}, "spec": {"type": "ClusterIP", "selector": {"app": "web"}, "ports": ports}}),
+        );
         api.make(SETS, json!({"metadata": {"name": "web"}, "spec": {"replicas": 2, "template": pod("", "i")}}));
         self.sites[at].controllers.place.insert("shop".into(), vec!["hub".into(), format!("{}-1", NAMES[at])]);
     }
@@ -794,8 +802,20 @@ impl Journey {
         let ask = self.chance.happens(300);
         let life = Duration::from_secs(if self.chance.happens(200) { 1 } else { 3600 });
         let short = self.invite(life, ask);
-        assert!(self.machines[1].edge.authority().join(JoinOrder { line: short[..short.len() - 3].into(), consume: true, provide: None, replace: false }, self.clock.now()).is_err());
-        assert!(self.machines[HUB].edge.authority().join(JoinOrder { line: short.clone(), consume: true, provide: None, replace: false }, self.clock.now()).is_err());
+        assert!(
+            self.machines[1]
+                .edge
+                .authority()
+                .join(JoinOrder { line: short[..short.len() - 3].into(), consume: true, provide: None, replace: false }, self.clock.now())
+                .is_err()
+        );
+        assert!(
+            self.machines[HUB]
+                .edge
+                .authority()
+                .join(JoinOrder { line: short.clone(), consume: true, provide: None, replace: false }, self.clock.now())
+                .is_err()
+        );
         if self.chance.happens(500) {
             self.pass(Duration::from_secs(2));
         }
@@ -819,7 +839,12 @@ impl Journey {
         }
         self.until(10, "the virtual node is not ready", |j| j.not_ready(consumer));
         self.shop(consumer);
-        self.user(consumer, Verb::Create, OFFLOADING, &json!({"metadata": {"name": "offloading"}, "spec": {"podOffloadingStrategy": "LocalAndRemote", "namespaceMappingStrategy": "DefaultName"}}));
+        self.user(
+            consumer,
+            Verb::Create,
+            OFFLOADING,
+            &json!({"metadata": {"name": "offloading"}, "spec": {"podOffloadingStrategy": "LocalAndRemote", "namespaceMappingStrategy": "DefaultName"}}),
+        );
         for _ in 0..10 {
             match self.chance.below(3) {
                 0 => self.mishap(),
