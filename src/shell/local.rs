@@ -55,6 +55,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, String> {
 }
 
 /// Holds this host's network for one daemon: the packet rules there are one table. Free again when the value, or the process, is gone.
+#[expect(clippy::disallowed_types, reason = "the lock lives as long as the file is open")]
 pub fn alone() -> Result<fs::File, String> {
     let directory = Path::new(PATH).parent().unwrap_or(Path::new("/run"));
     let network = fs::metadata("/proc/self/ns/net").map_err(|e| format!("cannot tell which network this is: {e}"))?.ino();
