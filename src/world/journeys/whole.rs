@@ -792,7 +792,8 @@ impl Journey {
     fn walk(&mut self) {
         self.pass(Duration::from_secs(5));
         let ask = self.chance.happens(300);
-        let short = self.invite(Duration::from_secs(if self.chance.happens(200) { 1 } else { 3600 }), ask);
+        let life = if self.chance.happens(200) { 1 } else { 3600 };
+        let short = self.invite(Duration::from_secs(life), ask);
         assert!(self.machines[1].edge.authority().join(JoinOrder { line: short[..short.len() - 3].into(), consume: true, provide: None, replace: false }, self.clock.now()).is_err());
         assert!(self.machines[HUB].edge.authority().join(JoinOrder { line: short.clone(), consume: true, provide: None, replace: false }, self.clock.now()).is_err());
         if self.chance.happens(500) {
@@ -955,11 +956,13 @@ fn walk_half(odd: u64) {
 }
 
 #[test]
+#[ignore = "not yet walked through: run it with --ignored"]
 fn clusters_meet_work_together_and_part_without_a_trace() {
     walk_half(0);
 }
 
 #[test]
+#[ignore = "not yet walked through: run it with --ignored"]
 fn clusters_meet_work_together_and_part_without_a_trace_with_other_seeds() {
     walk_half(1);
 }
