@@ -843,6 +843,7 @@ impl Journey {
         self.trouble(3);
         let (who, whom) = if self.chance.happens(500) { (consumer, HUB) } else { (HUB, consumer) };
         let force = self.chance.happens(200);
+        self.watchdog.leaving = true;
         for _ in 0..20 {
             let now = self.clock.now();
             let began = self.machines[who].edge.unpeer(&id(whom), force, now);
