@@ -34,6 +34,8 @@ const A_PEERS: &[&str] = &[
 #[derive(Debug, Default)]
 pub struct Watchdog {
     read: BTreeMap<usize, u64>,
+    /// A peering is being left: pods bound to another than a real node of their site may be evicted.
+    pub leaving: bool,
 }
 
 impl Watchdog {
@@ -48,6 +50,15 @@ impl Watchdog {
             while let Some(change) = site.api.store.after(*read).map_err(|_| "the watchdog was not asked often enough")? {
                 *read = change.version;
                 let Some(daemon) = daemons.iter().position(|d| **d == *change.who) else { continue };
+                let evicts = self.leaving && daemon == at && change.key.resource == "pods";
+                if evicts
+                    && change
+                        .before
+                        .as_ref()
+                        .is_some_and(|p| p["spec"]["nodeName"].as_str().is_some_and(|n| !site.controllers.nodes.iter().any(|real| real == n)))
+                {
+                    continue;
+                }
                 judge(change, daemon == at).map_err(|why| format!("{} {why}: {:?}", change.who, change.key))?;
             }
             once(site).map_err(|why| format!("at {}: {why}", daemons[at]))?;

@@ -275,7 +275,7 @@ fn inside(of: &str, host: u16) -> Ipv4Addr {
 }
 
 /// A UDP packet whose payload is its number, then its number's lowest byte over and over.
-pub(super) fn udp(from: Ipv4Addr, to: Ipv4Addr, number: u64, payload: usize) -> Vec<u8> {
+fn udp(from: Ipv4Addr, to: Ipv4Addr, number: u64, payload: usize) -> Vec<u8> {
     let total = 28 + payload;
     let mut p = vec![number as u8; total];
     p[..12].copy_from_slice(&[0x45, 0, (total >> 8) as u8, total as u8, 0, 0, 0x40, 0, 64, 17, 0, 0]);
