@@ -59,7 +59,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls", &["shell/tls.rs"]),
     ("serde", &[""]),
     ("socket2", &["shell/"]),
-    ("serde_json", &["kube/", "auth/", "offload/", "shell/", "cli/", "world/"]),
+    ("serde_json", &["edge/tests.rs", "kube/", "auth/", "offload/", "shell/", "cli/", "world/"]),
     ("serde_yaml_ng", &["shell/", "offload/twin.rs"]),
     ("tokio", &["shell/", "cli/admin.rs"]),
     ("tokio_rustls", &["shell/tls.rs"]),

@@ -278,7 +278,7 @@ pub(crate) struct Uninstall {
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "tunnel", example = "{command_name} --config /etc/sluice/wg.conf --interface wg0")]
 pub(crate) struct Tunnel {
-    /// the file: [Interface] PrivateKey, ListenPort, Address, MTU; [Peer] PublicKey, PresharedKey, AllowedIPs, Endpoint, PersistentKeepalive
+    /// the file: `[Interface]` PrivateKey, ListenPort, Address, MTU; `[Peer]` PublicKey, PresharedKey, AllowedIPs, Endpoint, PersistentKeepalive
     #[argh(option)]
     pub(crate) config: String,
     /// name of the interface

@@ -1,7 +1,7 @@
 //! The agent: told what is seen on watches and what became of calls, it decides what is watched and called next, for both roles. One owner of facts, rows and watches.
 //!
 //! Driven by the shell or the in-memory world with four verbs: `handle_*`, `handle_timeout`, `poll_*`, `poll_timeout`. It knows no transport and reads no clock.
-//! Provider calls all go to [`Cluster::Home`]; only a consumer calls another cluster. What an object means to the rows is in [`super::route`].
+//! Provider calls all go to `Cluster::Home`; only a consumer calls another cluster. What an object means to the rows is in [`super::route`].
 
 use super::facts::{Consumer, Facts, Leaving, Outbox, Provider, Reached, Wake};
 use super::kind::{Key, KindId, Seen, Sort};

@@ -1,6 +1,6 @@
 //! Moves packets: socket to core to TUN and back, in batches, under a work limit a turn. Shared by the daemon and by `sluice tunnel`.
 //!
-//! One turn is: all outputs, at most [`LIMIT`] datagrams, all outputs, at most [`LIMIT`] packets, all outputs. So neither direction nor the
+//! One turn is: all outputs, at most 64 datagrams, all outputs, at most 64 packets, all outputs. So neither direction nor the
 //! control work behind it starves. It decides nothing; what the kernel will not take is lost and counted.
 
 use std::io;
