@@ -64,6 +64,8 @@ pub struct Authority {
     pub(super) former: Vec<Option<ClusterId>>,
     pub(super) dirty: bool,
     pub(super) offered: Option<(Ledger, usize)>,
+    /// What was settled since the state was last written: a write that fails must not bring it back, for nobody would settle it again.
+    pub(super) settled: Vec<(super::ledger::Debt, ClusterId)>,
     pub(super) steps: Vec<Step>,
     pub(super) resave: Option<Instant>,
     pub(super) events: VecDeque<Event>,
@@ -98,6 +100,7 @@ impl Authority {
             former: vec![None; budget::PEERS],
             dirty: true,
             offered: None,
+            settled: Vec::new(),
             steps: Vec::new(),
             resave: None,
             events: VecDeque::new(),
@@ -155,7 +158,10 @@ impl Authority {
     pub fn settle_all(&mut self, what: super::ledger::Debt, cluster: &ClusterId) {
         let before = self.ledger.owed.len();
         self.ledger.owed.retain(|o| o.what != what || o.cluster != *cluster);
-        self.dirty |= before != self.ledger.owed.len();
+        if before != self.ledger.owed.len() {
+            self.dirty = true;
+            self.settled.push((what, cluster.clone()));
+        }
     }
 
     /// What is stored, for status and for tests.
@@ -177,12 +183,6 @@ impl Authority {
     pub fn owe(&mut self, owed: super::ledger::Owed) -> bool {
         self.dirty = true;
         self.ledger.push_owed(owed)
-    }
-
-    /// Forgets clean-up that has been done.
-    pub fn settle(&mut self, owed: &super::ledger::Owed) {
-        self.ledger.owed.retain(|o| o != owed);
-        self.dirty = true;
     }
 
     /// Other facts: nodes came and went, the host has other addresses. Images that clash now are moved.

@@ -48,12 +48,16 @@ impl Authority {
         match written {
             Ok(()) => {
                 self.durable = offered;
+                self.settled.clear();
                 for step in self.steps.drain(..count).collect::<Vec<_>>() {
                     self.finish(step, now);
                 }
             }
             Err(why) => {
                 self.ledger = self.durable.clone();
+                for (what, cluster) in &self.settled {
+                    self.ledger.owed.retain(|o| o.what != *what || o.cluster != *cluster);
+                }
                 self.ledger.external = Some(self.external.prefix());
                 self.resave = Some(now.mono + RESAVE);
                 for step in std::mem::take(&mut self.steps) {

@@ -591,7 +591,7 @@ fn an_id_that_is_taken_is_refused_and_can_be_replaced_on_purpose() {
     assert_eq!(world.gone(HUB), 1);
     for owed in world.sides[HUB].auth.owed().to_vec() {
         assert_eq!(owed.what, Debt::Consumer, "the tenant namespace is taken back by the authority itself");
-        world.sides[HUB].auth.settle(&owed);
+        world.sides[HUB].auth.settle_all(owed.what, &owed.cluster);
     }
     world.pass(Duration::from_secs(30));
     assert!(world.linked());
@@ -688,7 +688,7 @@ fn after_leaving_a_new_ticket_joins_them_again() {
     world.pass(Duration::from_secs(40));
     for side in [HUB, EDGE] {
         for owed in world.sides[side].auth.owed().to_vec() {
-            world.sides[side].auth.settle(&owed);
+            world.sides[side].auth.settle_all(owed.what, &owed.cluster);
         }
     }
     let line = world.invite(Some(LENT), false, false);
@@ -1089,7 +1089,7 @@ fn an_answer_to_a_peer_that_left_is_not_taken_for_its_successors() {
     world.pass(Duration::from_secs(40));
     for side in [HUB, EDGE] {
         for owed in world.sides[side].auth.owed().to_vec() {
-            world.sides[side].auth.settle(&owed);
+            world.sides[side].auth.settle_all(owed.what, &owed.cluster);
         }
     }
     let line = world.invite(Some(LENT), false, false);
