@@ -40,7 +40,7 @@ const AWAY: Duration = Duration::from_secs(22);
 /// A path that was away for longer than this has stale connections.
 const STALE: Duration = Duration::from_secs(10);
 /// How long a provider that answers is waited for when we leave it.
-const PATIENCE: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// The account of a consumer in its tenant namespace.
 const ACCOUNT: &str = "sluice-peer";
 /// The identifier of our echo requests.
