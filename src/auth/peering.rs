@@ -18,6 +18,7 @@ use super::policy;
 use super::refusal::{Reason, Refusal};
 use super::request::Credential;
 use super::serve::Waiter;
+use super::steps::Step;
 use crate::budget;
 use crate::clock::{Instant, Now, WallTime};
 use crate::identity::{ClusterId, PeerId, PublicKey, SecretKey};
@@ -213,7 +214,7 @@ impl Authority {
         let lines = self.lines.iter().enumerate().filter_map(|(row, l)| Some((PeerId(row as u8), l.as_deref()?)));
         let of_lines = lines.flat_map(|(row, l)| {
             let waiting = l.waiters.iter().map(|w| w.until).min();
-            let patience = (l.role == Role::Joining && !l.up).then(|| l.since + PATIENCE);
+            let patience = (l.role == Role::Joining && !l.up).then(|| (l.since + PATIENCE).max(l.again));
             [l.until, self.due(row), l.issue.as_ref().and_then(Issue::poll_timeout), waiting, patience].into_iter().flatten()
         });
         let telling = self.untold().next().map(|_| self.tell.0);
@@ -222,7 +223,7 @@ impl Authority {
 
     fn line_timeout(&mut self, row: PeerId, now: Now) {
         let Some(line) = self.line_mut(row) else { return };
-        if line.role == Role::Joining && !line.up && now.mono.since(line.since) >= PATIENCE {
+        if line.role == Role::Joining && !line.up && now.mono >= (line.since + PATIENCE).max(line.again) {
             return self
                 .give_up(row, Refusal::new(Reason::NoAnswer, "none of the ticket's endpoints answered for an hour; check that its UDP port is open there"));
         }
@@ -304,13 +305,14 @@ impl Authority {
         self.lines.get(usize::from(row.0))?.as_deref()?.greeted.as_ref().map(|(id, _)| id.clone())
     }
 
+    /// A join comes to nothing, once that is on disk; if it cannot be written, the join goes on.
     pub(super) fn give_up(&mut self, row: PeerId, why: Refusal) {
+        if self.ledger.join(row).is_none() {
+            return;
+        }
         self.ledger.joins.retain(|j| j.row != row);
         self.dirty = true;
-        if self.lines[usize::from(row.0)].is_some() {
-            self.take_down(row);
-        }
-        self.events.push_back(Event::Progress(row, Progress::Failed(why)));
+        self.steps.push(Step::GiveUp { row, why });
     }
 
     pub(super) fn issue_reply(&mut self, row: PeerId, reply: Reply, now: Now) {

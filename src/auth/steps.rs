@@ -28,6 +28,8 @@ pub(super) enum Step {
     Enrolled { row: PeerId, credential: Option<super::request::Credential> },
     /// A join begins.
     Join { row: PeerId },
+    /// A join comes to nothing.
+    GiveUp { row: PeerId, why: Refusal },
 }
 
 impl Authority {
@@ -101,6 +103,12 @@ impl Authority {
                 }
             }
             Step::Join { row } => self.open_join(row, now.mono),
+            Step::GiveUp { row, why } => {
+                if self.lines[usize::from(row.0)].is_some() {
+                    self.take_down(row);
+                }
+                self.events.push_back(Event::Progress(row, Progress::Failed(why)));
+            }
         }
         // Debts of this step are begun at once.
         self.handle_timeout(now);
@@ -118,7 +126,7 @@ impl Authority {
         let refusal = Refusal::new(Reason::NotSaved, format!("the state could not be written ({}); nothing has changed", request::printable(why, 200)));
         match step {
             Step::Grant { request, .. } | Step::Heard { request, .. } => self.refuse(request, &refusal),
-            Step::Enrolled { row, .. } => self.retry(row, refusal.message, now),
+            Step::Enrolled { row, .. } | Step::GiveUp { row, .. } => self.retry(row, refusal.message, now),
             Step::Leave { row, .. } | Step::Join { row } => self.events.push_back(Event::Progress(row, Progress::Failed(refusal))),
         }
     }

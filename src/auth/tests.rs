@@ -494,6 +494,29 @@ fn a_full_disk_undoes_the_step_and_the_joiner_gets_in_when_there_is_room() {
 }
 
 #[test]
+fn a_join_whose_end_cannot_be_written_ends_when_there_is_room() {
+    for answered in [true, false] {
+        let mut world = World::new();
+        world.cut = !answered;
+        let line = world.invite(Some(LENT), false, false);
+        world.settle();
+        world.pass(Duration::from_secs(4000));
+        world.join(&line, None);
+        while !world.sides[EDGE].file.contains("sluice1:") {
+            assert!(world.step());
+        }
+        world.sides[EDGE].disk_full = true;
+        world.pass(Duration::from_secs(4000));
+        assert!(world.failures(EDGE).is_empty(), "nothing is said to be over that would begin again with a restart");
+        assert_eq!(world.sides[EDGE].auth.ledger().joins.len(), 1);
+        world.sides[EDGE].disk_full = false;
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.failures(EDGE), [if answered { Reason::Expired } else { Reason::NoAnswer }]);
+        assert!(world.sides[EDGE].auth.ledger().joins.is_empty() && world.sides[EDGE].sessions.is_empty());
+    }
+}
+
+#[test]
 fn a_write_that_failed_is_tried_again_after_ten_seconds_and_not_at_once() {
     let mut now = World::new().now;
     let mut side = Side::new("hub", 1, now);

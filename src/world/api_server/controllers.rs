@@ -243,7 +243,10 @@ impl Controllers {
                 server.request("controller", Verb::Merge, &format!("{path}/status"), Some(&json!({"status": {"conditions": rest}}).to_string()));
             }
             What::Evict | What::Collect | What::Sweep => drop(server.request("controller", Verb::Delete, &path, Some(&only(None)))),
-            What::Close => server.store.remove(&task.key),
+            What::Close => {
+                server.store.writer = "controller".into();
+                server.store.remove(&task.key);
+            }
             What::Scale => rescale(server, &task.key, object),
             What::Slice => {
                 if let Some((key, body)) = slice_key_and_body(server, object) {

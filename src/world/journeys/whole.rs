@@ -999,13 +999,11 @@ fn walk_half(odd: u64) {
 }
 
 #[test]
-#[ignore = "not yet walked through: run it with --ignored"]
 fn clusters_meet_work_together_and_part_without_a_trace() {
     walk_half(0);
 }
 
 #[test]
-#[ignore = "not yet walked through: run it with --ignored"]
 fn clusters_meet_work_together_and_part_without_a_trace_with_other_seeds() {
     walk_half(1);
 }
