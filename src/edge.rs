@@ -40,7 +40,7 @@ const AWAY: Duration = Duration::from_secs(22);
 /// A path that was away for longer than this has stale connections.
 const STALE: Duration = Duration::from_secs(10);
 /// How long a provider that answers is waited for when we leave it.
-const PATIENCE: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// The account of a consumer in its tenant namespace.
 const ACCOUNT: &str = "sluice-peer";
 /// The identifier of our echo requests.
@@ -142,7 +142,8 @@ pub struct Host {
 #[derive(Debug)]
 struct Session {
     spec: Box<AddPeer>,
-    probe: Option<(Instant, u16)>,
+    /// The number of the echo request that is due or waited for, and when it was sent.
+    probe: Option<(u16, Option<Instant>)>,
     round_trip: Option<Duration>,
     /// Whether it is heard, and since when it is or is not.
     heard: bool,
@@ -457,8 +458,11 @@ impl Edge {
         match event {
             tunnel::Event::SessionUp { id, away } => {
                 let endpoint = self.gateway.status(id, now).and_then(|s| s.endpoint);
+                self.sequence = self.sequence.wrapping_add(1);
+                let sequence = self.sequence;
                 if let Some(session) = self.session_mut(id) {
                     session.hear(true, now.mono);
+                    session.probe = Some((sequence, None));
                 }
                 if let Some(endpoint) = endpoint {
                     self.authority.handle_session_up(id, endpoint, now);
@@ -644,7 +648,7 @@ impl Edge {
             session.hear(silent.is_some_and(|silent| silent < AWAY), now.mono);
             if session.spec.purpose == Purpose::Peering && silent.is_some_and(|silent| silent >= PROBE || session.round_trip.is_none()) {
                 self.sequence = self.sequence.wrapping_add(1);
-                session.probe = Some((now.mono, self.sequence));
+                session.probe = Some((self.sequence, None));
             }
         }
         for row in 0..PEERS as u8 {
@@ -654,15 +658,12 @@ impl Edge {
 
     /// The next echo request that is due, sealed.
     fn probe(&mut self, now: Now, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
-        let (own, peer, sequence) = self.sessions.iter_mut().flatten().find_map(|session| {
-            let (at, sequence) = session.probe?;
-            (at == now.mono && session.spec.purpose == Purpose::Peering).then_some((session.spec.control.0, session.spec.id, sequence))
-        })?;
-        let session = self.session_mut(peer)?;
-        let to = session.spec.control.1;
-        // Sent at most once: a moment later it is only waited for.
-        session.probe = Some((now.mono + Duration::from_nanos(1), sequence));
-        let mut packet = echo(own, to, sequence);
+        let due = |s: &&mut Box<Session>| matches!(s.probe, Some((_, None))) && s.spec.purpose == Purpose::Peering;
+        let session = self.sessions.iter_mut().flatten().find(due)?;
+        let (sequence, _) = session.probe?;
+        // Sent at most once; from now on it is only waited for.
+        session.probe = Some((sequence, Some(now.mono)));
+        let mut packet = echo(session.spec.control.0, session.spec.control.1, sequence);
         match self.gateway.handle_packet(&mut packet, Checksum::Whole, now, out) {
             Verdict::ToPeer { to, len } => Some((to, len)),
             _ => None,
@@ -676,7 +677,7 @@ impl Edge {
         }
         let Some(session) = self.session_mut(peer) else { return };
         let ours = packet[24..26] == ECHO.to_be_bytes();
-        if let Some((sent, sequence)) = session.probe
+        if let Some((sequence, Some(sent))) = session.probe
             && ours
             && packet[26..28] == sequence.to_be_bytes()
         {

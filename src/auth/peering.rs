@@ -286,6 +286,14 @@ impl Authority {
     }
 
     pub(super) fn open(&mut self, row: PeerId, line: Line) {
+        // The gateway tells sessions apart by the other side's key: a farewell to it, in another row, makes room for what comes after it.
+        let key = line.key;
+        let same = |(at, l): (usize, &Option<Box<Line>>)| {
+            (at != usize::from(row.0) && l.as_ref().is_some_and(|l| l.role == Role::Farewell && l.key == key)).then_some(at)
+        };
+        if let Some(old) = self.lines.iter().enumerate().find_map(same) {
+            self.part(PeerId(old as u8));
+        }
         self.lines[usize::from(row.0)] = Some(Box::new(line));
         self.former[usize::from(row.0)] = None;
         let session = self.session(row);

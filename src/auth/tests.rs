@@ -705,6 +705,27 @@ fn leaving_finishes_with_the_peer_away_and_the_peer_hears_it_when_it_is_back() {
 }
 
 #[test]
+fn a_farewell_makes_room_for_a_new_peering_with_the_same_peer() {
+    let mut world = World::peered(None, false, None);
+    // Both leave, and neither hears of it from the other.
+    world.cut = true;
+    world.sides[EDGE].auth.unpeer(&id("hub"), world.now);
+    world.sides[HUB].auth.unpeer(&id("edge"), world.now);
+    world.pass(Duration::from_secs(1));
+    world.cut = false;
+    let line = world.invite(Some(LENT), false, false);
+    world.join(&line, None);
+    for _ in 0..50 {
+        world.pass(Duration::from_millis(100));
+        for side in &world.sides {
+            let keys: Vec<_> = side.auth.lines.iter().flatten().map(|l| l.key).collect();
+            assert!(keys.iter().enumerate().all(|(at, key)| !keys[..at].contains(key)), "a gateway holds one session a key");
+        }
+    }
+    assert!(world.linked());
+}
+
+#[test]
 fn after_leaving_a_new_ticket_joins_them_again() {
     let mut world = World::peered(Some(LENT), false, None);
     world.sides[EDGE].auth.unpeer(&id("hub"), world.now);

@@ -19,7 +19,7 @@ const PODS: Resource = Resource { group: "", version: "v1", plural: "pods" };
 const NODES: Resource = Resource { group: "", version: "v1", plural: "nodes" };
 const TAINT: &str = "virtual-node.liqo.io/not-allowed";
 /// How long it may take until the policy sees the namespace.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn namespace(typed: OffloadNamespace) -> Result<(), Failure> {
     let body = offloading(&typed)?;

@@ -78,7 +78,7 @@ pub(crate) struct Provider {
     /// The labels its node had when last seen, ours at first: selectors are judged by these.
     pub labels: BTreeMap<String, String>,
     pub pods_synced: bool,
-    /// Pods at home that are bound to its node.
+    /// Pods at home that are bound to its node and have not ended.
     pub home_pods: usize,
     pub map: Option<Box<MapView>>,
     pub map_at: Reached,

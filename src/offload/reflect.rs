@@ -134,7 +134,12 @@ impl Reflector {
             }
             Next::BackOff => {
                 row.attempts = row.attempts.saturating_add(1);
-                let most = if row.key.sort == Sort::Pod { 15_000 } else { 60_000 };
+                let most = match row.key.sort {
+                    Sort::Pod => 15_000,
+                    // Somebody waits for it, and a policy may need half a minute to know a kind that is new to its API server.
+                    Sort::Space => 2_000,
+                    _ => 60_000,
+                };
                 let wait = (250_u64 << row.attempts.min(9).saturating_sub(1)).min(most);
                 let wait = wait + self.chance(wait / 4);
                 self.table.set_due(slot, Some(now.mono + Duration::from_millis(wait)));

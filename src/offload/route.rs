@@ -105,17 +105,19 @@ impl Agent {
                 let Some(Row { view: View::Pod(row), marks, .. }) = self.loops.table.row(slot) else { return };
                 marks[Side::Source as usize] = round;
                 let before = row.home.as_ref().map(|h| h.references.clone());
+                let ran = row.home.as_ref().is_some_and(|h| !h.stage.terminal());
                 // A late word about an earlier pod of the name says nothing about this one.
                 if gone && row.home.as_ref().is_some_and(|h| h.uid != view.uid) {
                     return;
                 }
                 let after = (!gone).then(|| view.references.clone());
+                let runs = !gone && !view.stage.terminal();
                 if gone {
                     row.lose_home()
                 } else {
                     row.take_home(view)
                 }
-                self.count_pod(purpose, before.is_some(), after.is_some());
+                self.count_pod(purpose, ran, runs);
                 self.use_references(purpose, &namespace, before.as_deref(), after.as_deref());
                 self.loops.table.touch(slot, self.now.mono);
             }
@@ -325,11 +327,11 @@ impl Agent {
         let (source, mirror, between) = (stale(Side::Source), stale(Side::Mirror), stale(Side::Between));
         match (&mut row.view, purpose.kind) {
             (View::Pod(pod), KindId::HomePod) if source && pod.home.is_some() => {
-                let before = pod.home.take().map(|h| h.references);
+                let before = pod.home.take();
                 pod.lose_home();
                 let namespace = row.key.namespace.clone();
-                self.count_pod(purpose, true, false);
-                self.use_references(purpose, &namespace, before.as_deref(), None);
+                self.count_pod(purpose, before.as_ref().is_some_and(|h| !h.stage.terminal()), false);
+                self.use_references(purpose, &namespace, before.as_ref().map(|h| &*h.references), None);
             }
             (View::Pod(pod), KindId::FarPod) if mirror => pod.far = None,
             (View::Pod(pod), KindId::ShadowPod) if between && !row.busy && matches!(pod.between, Between::Ours(_) | Between::Other(_)) => {
@@ -372,7 +374,7 @@ impl Agent {
         kind.is_some_and(|kind| self.feeds.synced(&watch::source(kind, key.sort, key.peer, &key.namespace)))
     }
 
-    /// Counts the pods bound to a provider's node.
+    /// Counts the pods bound to a provider's node that have not ended: only these are waited for when it leaves.
     fn count_pod(&mut self, purpose: &Purpose, before: bool, after: bool) {
         if let Some(provider) = self.facts.providers.get_mut(&purpose.peer) {
             match (before, after) {
