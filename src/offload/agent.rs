@@ -441,6 +441,13 @@ impl Agent {
             self.feeds.align(watch::wanted(&self.facts), now);
         }
         self.feeds.open_due(&self.facts, now);
+        // A link that went and came back between two alignments has kept its watch, which tells its list only once.
+        for ((peer, namespace), link) in &mut self.facts.links {
+            if !link.far_synced && link.accepted() && self.feeds.synced(&watch::far(*peer, namespace, &link.uid)) {
+                link.far_synced = true;
+                self.facts.out.wake.push(Wake::Link(*peer, namespace.clone()));
+            }
+        }
         self.loops.wake(&mut self.facts, now);
     }
 

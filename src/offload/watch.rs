@@ -234,6 +234,11 @@ pub(crate) const SOURCES: [(KindId, Sort, Resource); 4] = [
     (KindId::Secret, Sort::Secret, kind::SECRETS),
 ];
 
+/// The purpose of the watch on the provider's pods of a namespace.
+pub(crate) fn far(peer: PeerId, namespace: &str, twin: &Uid) -> Purpose {
+    Purpose { on: Cluster::Peer(peer), kind: KindId::FarPod, sort: Sort::Pod, peer, namespace: namespace.into(), once: false, twin: twin.clone() }
+}
+
 /// The purpose of a namespace's source watch.
 pub(crate) fn source(kind: KindId, sort: Sort, peer: PeerId, namespace: &str) -> Purpose {
     Purpose { on: Cluster::Home, kind, sort, peer, namespace: namespace.into(), once: false, twin: Uid::new() }
@@ -262,7 +267,7 @@ pub(crate) fn wanted(facts: &Facts) -> Vec<(Purpose, String)> {
         let there =
             |kind, sort, once| Purpose { on: Cluster::Peer(*peer), kind, sort, peer: *peer, namespace: namespace.clone(), once, twin: link.uid.clone() };
         let select = |resource: &Resource| format!("{}?labelSelector={}%3D{}", resource.collection(Some(&link.twin)), ORIGIN.replace('/', "%2F"), facts.home);
-        out.push((there(KindId::FarPod, Sort::Pod, false), select(&PODS)));
+        out.push((far(*peer, namespace, &link.uid), select(&PODS)));
         for (bit, (kind, sort, resource)) in SWEPT.iter().enumerate() {
             if link.sweep & (1 << bit) != 0 {
                 out.push((there(*kind, *sort, true), select(resource)));
