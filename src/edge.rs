@@ -108,7 +108,7 @@ pub enum Output {
     },
     /// A provider's API server is no longer to be reached.
     NoTarget(PeerId),
-    /// The peer's path came back after a while: its connections are stale.
+    /// The peer's path came back after a while, or its daemon began anew: its connections are stale.
     Returned(PeerId),
     /// A session of this row ended: its connections to the listener are to be closed.
     Closed {
@@ -490,6 +490,8 @@ impl Edge {
             },
             auth::Event::AddPeer(spec) => self.admit(spec, now, system()),
             auth::Event::RemovePeer(peer) => self.dismiss(peer, now),
+            // A watch sends nothing, so its end here would not notice for minutes that the other is gone.
+            auth::Event::Greeted(peer) => self.out.push_back(Output::Returned(peer)),
             auth::Event::Credential { peer, token, ca, name, .. } => {
                 let bearer = self.authority.bearer(peer);
                 if let (Some(session), Some(bearer)) = (self.session_mut(peer), bearer) {

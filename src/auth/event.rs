@@ -120,6 +120,8 @@ pub enum Event {
     AddPeer(Box<AddPeer>),
     /// Let this session go.
     RemovePeer(PeerId),
+    /// The peer said `hello`: its daemon has begun anew, and knows nothing of connections from before.
+    Greeted(PeerId),
     /// A credential for a provider's API server; it replaces the one before.
     Credential {
         /// Whose.
@@ -237,6 +239,7 @@ impl fmt::Debug for Event {
             Event::Ask { ask, peer, path, .. } => write!(f, "Ask({ask:?}, {peer:?}, {path})"),
             Event::AddPeer(session) => session.fmt(f),
             Event::RemovePeer(peer) => write!(f, "RemovePeer({peer:?})"),
+            Event::Greeted(peer) => write!(f, "Greeted({peer:?})"),
             Event::Credential { peer, lifetime, .. } => write!(f, "Credential({peer:?}, {lifetime:?})"),
             Event::Provider { peer, cluster, grant, .. } => write!(f, "Provider({peer:?}, {cluster}, {grant})"),
             Event::Consumer { peer, cluster, grant, .. } => write!(f, "Consumer({peer:?}, {cluster}, {grant})"),

@@ -83,6 +83,7 @@ impl Authority {
             }
             (Role::Peer, Asked::Hello(hello)) => {
                 self.heard_hello(row, &hello, now)?;
+                self.events.push_back(Event::Greeted(row));
                 let body = self.hello(row, now).body();
                 self.answer(id, 200, body);
             }

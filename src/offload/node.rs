@@ -23,6 +23,8 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(120);
 /// How long the pods of a leaving provider are waited for before its node goes without them.
 const PODS_WITHIN: Duration = Duration::from_secs(25);
+/// How long pods are waited for in all, their node being gone: Kubernetes removes what is left by itself.
+const GONE_WITHIN: Duration = Duration::from_secs(35);
 /// How long a leaving provider that does not answer is waited for.
 pub(crate) const LEAVE_WITHOUT: Duration = Duration::from_secs(15);
 
@@ -198,7 +200,7 @@ fn leave(facts: &mut Facts, key: &Key, row: &mut NodeRow, now: Now) -> Step {
     match ours {
         Some(node) if node.deleting => Step::Settled,
         Some(node) => Step::Do(Op::Remove, calls::delete(Cluster::Home, path, &node.uid, Some(0))),
-        None if provider.home_pods > 0 && left_for < LEAVE_WITHIN => {
+        None if provider.home_pods > 0 && left_for < GONE_WITHIN => {
             if !dead && let Some(provider) = facts.providers.get_mut(&key.peer) {
                 provider.leaving = provider.leaving.map(|l| Leaving { dead: true, ..l });
                 facts.wake(Wake::Peer(key.peer));
