@@ -105,7 +105,7 @@ impl Agent {
                 let Some(Row { view: View::Pod(row), marks, .. }) = self.loops.table.row(slot) else { return };
                 marks[Side::Source as usize] = round;
                 let before = row.home.as_ref().map(|h| h.references.clone());
-                let ran = row.home.as_ref().is_some_and(|h| !h.stage.terminal());
+                let ran = row.counted;
                 // A late word about an earlier pod of the name says nothing about this one.
                 if gone && row.home.as_ref().is_some_and(|h| h.uid != view.uid) {
                     return;
@@ -117,6 +117,7 @@ impl Agent {
                 } else {
                     row.take_home(view)
                 }
+                row.counted = runs;
                 self.count_pod(purpose, ran, runs);
                 self.use_references(purpose, &namespace, before.as_deref(), after.as_deref());
                 self.loops.table.touch(slot, self.now.mono);
@@ -327,10 +328,10 @@ impl Agent {
         let (source, mirror, between) = (stale(Side::Source), stale(Side::Mirror), stale(Side::Between));
         match (&mut row.view, purpose.kind) {
             (View::Pod(pod), KindId::HomePod) if source && pod.home.is_some() => {
-                let before = pod.home.take();
+                let (before, ran) = (pod.home.take(), pod.counted);
                 pod.lose_home();
                 let namespace = row.key.namespace.clone();
-                self.count_pod(purpose, before.as_ref().is_some_and(|h| !h.stage.terminal()), false);
+                self.count_pod(purpose, ran, false);
                 self.use_references(purpose, &namespace, before.as_ref().map(|h| &*h.references), None);
             }
             (View::Pod(pod), KindId::FarPod) if mirror => pod.far = None,

@@ -43,6 +43,8 @@ pub(crate) enum Between {
 /// The row of a pod.
 #[derive(Debug, Default)]
 pub(crate) struct PodRow {
+    /// Whether the provider's count of pods that have not ended holds this one.
+    pub counted: bool,
     pub home: Option<HomeView>,
     pub far: Option<FarView>,
     pub between: Between,
