@@ -17,7 +17,7 @@ use crate::identity::{ClusterId, PeerId, Prefix};
 use crate::kube::call::Call;
 use crate::kube::reply::Reply;
 use crate::kube::watch::Told;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -171,8 +171,11 @@ impl Agent {
             namespaces_at: Reached::default(),
             offloadings: BTreeMap::new(),
             used: BTreeMap::new(),
+            bindings: BTreeSet::new(),
+            bindings_at: Reached::default(),
             namespaces_synced: false,
             offloadings_synced: false,
+            bindings_synced: false,
             shadows_synced: false,
             made_synced: false,
             shadow_slices_synced: false,
@@ -300,7 +303,7 @@ impl Agent {
         match told {
             Told::Seen(seen) => {
                 if feed.listing && feed.names.len() < 4 * budget::ROWS && super::route::by_name(purpose.kind) {
-                    feed.names.insert(if purpose.kind == KindId::Offloading { seen.namespace.clone() } else { seen.name.clone() });
+                    feed.names.insert(super::route::name_of(purpose.kind, &seen));
                 }
                 let round = feed.round;
                 self.seen(&purpose, round, seen, false);
