@@ -268,18 +268,10 @@ impl Agent {
         if let Some(provider) = self.facts.providers.get_mut(&peer)
             && provider.reachable != reachable
         {
-            let away = now.mono.since(provider.since);
             (provider.reachable, provider.since) = (reachable, now.mono);
             self.facts.wake(Wake::Peer(peer));
             if reachable {
                 self.feeds.hurry(peer, now.mono);
-                if away > Duration::from_secs(10) {
-                    for ((of, _), link) in &mut self.facts.links {
-                        if *of == peer && link.sweep_at.is_some() {
-                            link.sweep_at = Some(now.mono);
-                        }
-                    }
-                }
             }
         }
         if let Some(consumer) = self.facts.consumers.get_mut(&peer)
@@ -329,7 +321,16 @@ impl Agent {
                 self.feeds.reached(id, version);
             }
             Told::Cut => self.feeds.ended(id, false, Duration::ZERO, now.mono),
-            Told::Expired => self.feeds.ended(id, true, Duration::ZERO, now.mono),
+            Told::Expired => {
+                self.feeds.ended(id, true, Duration::ZERO, now.mono);
+                // Without its history a provider may have lost more than what is watched there (it was restored from a copy, say).
+                if purpose.kind == KindId::FarPod
+                    && let Some(link) = self.facts.links.get_mut(&(purpose.peer, purpose.namespace.clone()))
+                    && link.sweep_at.is_some()
+                {
+                    link.sweep_at = Some(now.mono);
+                }
+            }
             Told::Refused(why) => {
                 self.facts.event(Event::Trouble { what: format!("the watch on {:?} {} is refused: {why}", purpose.kind, purpose.namespace) });
                 self.feeds.ended(id, false, Duration::from_secs(1), now.mono);
