@@ -531,6 +531,19 @@ fn bindings_deleted_by_hand_come_back() {
 }
 
 #[test]
+fn a_map_deleted_by_hand_comes_back_and_what_it_maps_has_stayed() {
+    let mut world = running();
+    let map = "/apis/offloading.liqo.io/v1beta1/namespaces/liqo-tenant-edge/namespacemaps/hub";
+    let far = world.at(1, FAR_POD).expect("far pod")["metadata"]["uid"].clone();
+    let before = world.at(1, map).expect("a map").clone();
+    world.sites[1].server.drop(map);
+    world.run(10);
+    assert_eq!(world.at(1, map).expect("a map")["status"], before["status"]);
+    assert_eq!(world.at(1, FAR_POD).expect("far pod")["metadata"]["uid"], far);
+    assert_eq!(world.at(0, HOME_POD).expect("home pod")["status"]["phase"], "Running");
+}
+
+#[test]
 fn a_lease_goes_on_whatever_the_clock_says() {
     let mut world = running();
     let time = |w: &World| WallTime::parse(w.at(0, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/hub")?["spec"]["renewTime"].as_str()?);

@@ -468,11 +468,12 @@ impl Agent {
 
     /// A RoleBinding of ours came or went in this namespace: who wants it there, or does not, is asked.
     fn look_at_bound(&mut self, name: &str) {
+        let tenant = self.facts.consumers.iter().find(|(_, c)| c.spec.tenant_namespace == name).map(|(peer, _)| *peer);
+        if let Some(peer) = tenant {
+            return self.touch_key(Key::new(Sort::Tenant, peer, "", ""));
+        }
         match self.facts.namespaces.get(name) {
-            Some(view) if !view.consumer.is_empty() => {
-                self.find_twins();
-                self.loops.table.touch_where(self.now.mono, true, |k| k.sort == Sort::Tenant);
-            }
+            Some(view) if !view.consumer.is_empty() => self.find_twins(),
             Some(view) if !view.made => self.look_at_space(name),
             _ => {}
         }

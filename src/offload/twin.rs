@@ -71,6 +71,10 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
     if !facts.namespaces_synced || !facts.bindings_synced || (!consumer.map_synced && !consumer.leaving) {
         return Step::Settled;
     }
+    // The consumer takes names out of its map and never the map away: without it, it is waited for.
+    if consumer.map.is_none() && !consumer.leaving {
+        return Step::Settled;
+    }
     let wanted = consumer.map.as_ref().and_then(|m| m.desired.get(original)).filter(|_| !consumer.leaving).cloned();
     if row.twin.is_empty() {
         let present = facts.namespaces.iter().find(|(_, view)| owned(view, &facts.home, consumer, original));
