@@ -15,14 +15,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::api::{Api, Notice, Target};
 use super::dial::{self, Through, Way};
 use super::kubeconfig;
-use super::listener::{Answer, Asked, Control};
+use super::listener::{self, Answer, Asked, Control};
 use super::local::Line;
 use super::log::{chain, log};
-use super::prepare::{Prepared, TOKEN_LIFE};
+use super::prepare::{self, Prepared, TOKEN_LIFE};
 use super::pump::{Core, Pump};
 use super::run::{self, TICK};
 use super::store::Store;
 use super::tls::{self, Times, Witness};
+use super::tun::Tun;
 use super::upkeep::Upkeep;
 use super::verbs::Verbs;
 use super::{setup, time};
@@ -62,7 +63,7 @@ pub struct Mailboxes {
     asked: mpsc::Receiver<Asked>,
     lines: mpsc::Receiver<Line>,
     notices: mpsc::Receiver<Notice>,
-    prepared: mpsc::Receiver<Result<Prepared, String>>,
+    prepared: Mailbox<Result<Prepared, String>>,
     replies: Mailbox<(Caller, Reply)>,
     told: Mailbox<(u32, Told<Seen>)>,
     answers: Mailbox<Answered>,
@@ -70,13 +71,9 @@ pub struct Mailboxes {
 }
 
 impl Mailboxes {
-    /// The four that others write to; the rest are the driver's own.
-    pub fn new(
-        asked: mpsc::Receiver<Asked>,
-        lines: mpsc::Receiver<Line>,
-        notices: mpsc::Receiver<Notice>,
-        prepared: mpsc::Receiver<Result<Prepared, String>>,
-    ) -> Mailboxes {
+    /// The three that others write to; the rest are the driver's own.
+    pub fn new(asked: mpsc::Receiver<Asked>, lines: mpsc::Receiver<Line>, notices: mpsc::Receiver<Notice>) -> Mailboxes {
+        let prepared = mpsc::channel(1);
         let (replies, told, answers, resolved) = (mpsc::channel(MAILBOX), mpsc::channel(MAILBOX), mpsc::channel(MAILBOX), mpsc::channel(MAILBOX));
         Mailboxes { asked, lines, notices, prepared, replies, told, answers, resolved }
     }
@@ -101,7 +98,7 @@ impl Mailboxes {
             Some(asked) = self.asked.recv() => Letter::Asked(asked),
             Some(line) = self.lines.recv() => Letter::Line(line),
             Some(notice) = self.notices.recv() => Letter::Notice(notice),
-            Some(prepared) = self.prepared.recv() => Letter::Prepared(Box::new(prepared)),
+            Some(prepared) = self.prepared.1.recv() => Letter::Prepared(Box::new(prepared)),
             Some((caller, reply)) = self.replies.1.recv() => Letter::Reply(caller, reply),
             Some((id, told)) = self.told.1.recv() => Letter::Told(id, told),
             Some(answer) = self.answers.1.recv() => Letter::Answer(answer),
@@ -156,6 +153,9 @@ pub struct Driver {
     tick: Instant,
     witnesses: Instant,
     token: Option<Instant>,
+    /// The cluster is being got ready; how.
+    order: prepare::Order,
+    preparing: bool,
 }
 
 impl Driver {
@@ -174,6 +174,7 @@ impl Driver {
         mailboxes: Mailboxes,
     ) -> Driver {
         let now = time::mono();
+        let order = prepare::Order { times: times.clone(), kubeconfig: config.kubeconfig.clone(), pods: config.pods };
         Driver {
             verbs: Verbs::new(pump.port(), now),
             config,
@@ -191,6 +192,8 @@ impl Driver {
             tick: now + TICK,
             witnesses: now + WITNESS,
             token: None,
+            order,
+            preparing: false,
         }
     }
 
@@ -207,6 +210,7 @@ impl Driver {
     async fn until_told(&mut self) -> Result<(), String> {
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals cannot be had: {e}"))?;
+        self.prepare();
         loop {
             self.turn()?;
             let now = time::mono();
@@ -234,7 +238,9 @@ impl Driver {
     fn turn(&mut self) -> Result<(), String> {
         let now = time::now();
         self.outputs(now);
-        self.pump.turn(&mut Packets(&mut self.edge), now).map_err(|_| format!("the device {} was deleted", self.config.interface))?;
+        if self.pump.turn(&mut Packets(&mut self.edge), now).is_err() {
+            self.remake()?;
+        }
         self.edge.handle_timeout(now);
         self.outputs(now);
         self.pump.flush(&mut Packets(&mut self.edge), now);
@@ -254,7 +260,7 @@ impl Driver {
     fn look(&mut self, now: Now) -> Result<(), String> {
         let tick = self.upkeep.tick();
         if tick.tun_gone {
-            return Err(format!("the device {} was deleted", self.config.interface));
+            self.remake()?;
         }
         if tick.host_changed
             && let Some(facts) = run::renewed(&self.facts, &self.config, &mut self.upkeep)
@@ -277,6 +283,21 @@ impl Driver {
         Ok(())
     }
 
+    /// Somebody deleted the device: it is made again, and with it all that was bound to it. Sessions and credentials are as they were.
+    fn remake(&mut self) -> Result<(), String> {
+        let name = &self.config.interface;
+        log!(Warn, "run", "the device {name} was deleted; it is made again");
+        let failed = |why: &str| format!("the device {name} was deleted and cannot be made again: {why}");
+        self.pump.set_tun(Tun::open(name).map_err(|e| failed(&chain(&e).to_string()))?);
+        self.upkeep.remade().map_err(|e| failed(&chain(&e).to_string()))?;
+        let listener = listener::bind(listener::control_address(self.edge.external().own_control()), Some(name)).map_err(|e| failed(&e))?;
+        self.control.listen_on(listener);
+        for peer in &self.edge.authority().ledger().peers {
+            self.api.drop_connections(Cluster::Peer(peer.row));
+        }
+        Ok(())
+    }
+
     fn take(&mut self, letter: Letter) -> Result<(), String> {
         let now = time::now();
         match letter {
@@ -291,7 +312,15 @@ impl Driver {
             }
             Letter::Notice(Notice::Unauthorized(Cluster::Peer(peer))) => self.edge.handle_unauthorized(peer, now),
             Letter::Notice(Notice::Unauthorized(Cluster::Home)) => self.token = self.token.map(|due| due.min(now.mono)),
-            Letter::Prepared(prepared) => self.prepared((*prepared)?, now)?,
+            Letter::Prepared(prepared) => {
+                self.preparing = false;
+                match *prepared {
+                    Ok(prepared) => self.prepared(prepared, now)?,
+                    // What was served so far goes on being served.
+                    Err(why) if self.token.is_some() => log!(Warn, "api", "{why}"),
+                    Err(why) => return Err(why),
+                }
+            }
             Letter::Reply(Caller::Edge(owner), reply) => self.edge.handle_reply(owner, reply, now),
             Letter::Reply(Caller::Token, reply) => self.token_came(reply, now),
             Letter::Told(id, told) => self.edge.handle_told(WatchId(id), told, now),
@@ -419,6 +448,14 @@ impl Driver {
         });
     }
 
+    /// Gets the cluster ready, on a thread of its own because it blocks.
+    fn prepare(&mut self) {
+        if !std::mem::replace(&mut self.preparing, true) {
+            let (order, prepared) = (self.order.clone(), self.mailboxes.prepared.0.clone());
+            tokio::task::spawn_blocking(move || drop(prepared.blocking_send(prepare::prepare(&order))));
+        }
+    }
+
     /// The cluster is ready, or cannot be served.
     fn prepared(&mut self, prepared: Prepared, now: Now) -> Result<(), String> {
         let Prepared { access, address, token, lifetime, nodes, architecture, version } = prepared;
@@ -463,6 +500,11 @@ impl Driver {
                 }
                 Err(why) => log!(Warn, "api", "{why}"),
             },
+            // It expired while the API server was away, or its account was deleted: only the administrator's credential is left.
+            Reply::Unauthorized => {
+                log!(Warn, "api", "the daemon's own account is not accepted any more; the cluster is got ready again");
+                self.prepare();
+            }
             other => log!(Warn, "api", "the daemon's own token could not be renewed, trying again: {other:?}"),
         }
     }

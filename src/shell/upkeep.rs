@@ -124,6 +124,17 @@ impl Upkeep {
         link.map(|_| ())
     }
 
+    /// The TUN was made again after somebody deleted it: all that stood on it is put back.
+    ///
+    /// # Errors
+    /// When it cannot be had; every tick tries again.
+    pub fn remade(&mut self) -> Result<(), UpkeepError> {
+        if let Err(why) = link::quiet(&self.wanted.link.name) {
+            log!(Warn, "link", "cannot loosen reverse path filtering on {}: {why}", self.wanted.link.name);
+        }
+        self.apply_link().map(|_| ())
+    }
+
     /// Looks whether all is as wanted and puts it right if not. Call it once a second.
     pub fn tick(&mut self) -> Tick {
         let mut tick = Tick { whole: true, ..Tick::default() };
