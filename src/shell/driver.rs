@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::api::{Api, Notice, Target};
 use super::dial::{self, Through, Way};
 use super::kubeconfig;
-use super::listener::{Answer, Asked, Control};
-use super::local::Line;
+use super::listener::{Answer, Asked, Control, Refusal};
+use super::local::{self, Line};
 use super::log::{chain, log};
 use super::prepare::{Prepared, TOKEN_LIFE};
 use super::pump::{Core, Pump};
@@ -24,8 +24,9 @@ use super::run::{self, TICK};
 use super::store::Store;
 use super::tls::{self, Times, Witness};
 use super::upkeep::Upkeep;
-use super::verbs::Verbs;
+use super::verbs::{Verbs, counted};
 use super::{setup, time};
+use crate::cli::protocol::Refused;
 use crate::clock::{Instant, Now};
 use crate::config::Config;
 use crate::edge::{AgentEvent, AskId, Checksum, Edge, Facts, Order, Output, Owner, Progress, Request, RequestId, Seen, Verdict, WatchId};
@@ -282,7 +283,8 @@ impl Driver {
         match letter {
             Letter::Asked(asked) => self.asked(asked, now),
             Letter::Line(line) => {
-                let invited = self.verbs.handle(line, &mut self.edge, &self.config, &self.facts, now);
+                let refused = self.refused();
+                let invited = self.verbs.handle(line, refused, &mut self.edge, &self.config, &self.facts, now);
                 // What a verb changes must be on the disk before it is told.
                 self.outputs(now);
                 if let Some(invited) = invited {
@@ -300,6 +302,17 @@ impl Driver {
         }
         self.outputs(now);
         Ok(())
+    }
+
+    /// What the listener, the local socket and the host's rules turned away.
+    fn refused(&mut self) -> Vec<Refused> {
+        let listener = Refusal::ALL.iter().zip(self.control.refusals()).filter_map(|(why, count)| counted("listener", why.name(), count));
+        let mut refused: Vec<Refused> = listener.chain(counted("socket", "not_root", local::strangers())).collect();
+        if let Ok(dropped) = self.upkeep.dropped() {
+            let rules = [("node_end", dropped.node_end), ("external", dropped.external), ("guarded", dropped.guarded)];
+            refused.extend(rules.into_iter().filter_map(|(reason, count)| counted("rules", reason, count)));
+        }
+        refused
     }
 
     fn asked(&mut self, asked: Asked, now: Now) {

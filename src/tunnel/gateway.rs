@@ -173,6 +173,11 @@ impl Gateway {
         }
     }
 
+    /// An initiation by an unknown key comes to nothing: it is counted.
+    pub fn ignore(&mut self) -> Verdict {
+        self.drop(Reason::UnknownKey)
+    }
+
     /// Takes an IP packet from the TUN; it is rewritten where it lies. `out` holds at least 32 bytes more than it, and [`INITIATION`].
     pub fn handle_packet(&mut self, packet: &mut [u8], checksum: Checksum, now: Now, out: &mut [u8]) -> Verdict {
         self.enter(now);
