@@ -6,10 +6,11 @@
 use super::agent::Event;
 use super::calls;
 use super::facts::{Consumer, Facts, Wake};
-use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, Seen, SeenView, Sort, Step};
+use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, QUOTAS, Seen, SeenView, Sort, Step};
 use super::namespace::{self, Mapped, NamespaceView, Phase};
 use super::ownership::{self, BY_MAP, DAEMON, MANAGED, ORIGINAL_NAME, OWN_UID, REMOTE_CLUSTER};
 use super::space;
+use crate::budget;
 use crate::clock::Now;
 use crate::identity::ClusterId;
 use crate::kube::call::Cluster;
@@ -24,6 +25,8 @@ pub(crate) struct TwinRow {
     twin: Box<str>,
     /// How many of its two bindings stand.
     bound: u8,
+    /// The quota stands.
+    quota: bool,
 }
 
 /// What is remembered of a consumer's map: nothing; all is in the facts.
@@ -84,8 +87,12 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some(why));
     }
     let Some(view) = facts.namespaces.get(&twin) else {
-        row.bound = 0;
+        (row.bound, row.quota) = (0, false);
         facts.twins.remove(&twin);
+        let theirs = facts.namespaces.values().filter(|n| n.marked && *n.consumer == *consumer.spec.cluster.as_str());
+        if theirs.count() >= budget::TWINS_EACH {
+            return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("the consumer has as many namespaces here as it may"));
+        }
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {
@@ -100,7 +107,7 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("a namespace of this name exists and is not this mapping's"));
     }
     if view.deleting {
-        row.bound = 0;
+        (row.bound, row.quota) = (0, false);
         facts.twins.remove(&twin);
         return answer(facts, key, &twin, Phase::Terminating, None);
     }
@@ -110,6 +117,7 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
     }
     match row.bound {
         0 => Step::Do(Op::Bind(1), space::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON)),
+        _ if !row.quota => Step::Do(Op::Quota, calls::create(Cluster::Home, &QUOTAS, Some(&twin), &quota(consumer.spec.grant.pods))),
         1 => Step::Do(Op::Bind(2), space::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account)),
         _ => {
             if facts.twins.insert(twin.clone(), key.peer) != Some(key.peer) {
@@ -118,6 +126,23 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
             answer(facts, key, &twin, Phase::Accepted, None)
         }
     }
+}
+
+/// How many objects a consumer may keep in a twin: it stands before the consumer gets its rights there. Only made, never changed: the administrator
+/// may give more. No storage is granted, so there are no claims.
+fn quota(pods: u64) -> Value {
+    let most = budget::TWIN_OBJECTS.to_string();
+    // Those that have ended stay until home deletes them.
+    let shadows = pods.saturating_mul(2).saturating_add(16).min(budget::ROWS as u64 / 4).to_string();
+    json!({
+        "apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "sluice-peer", "labels": {MANAGED: "true"}},
+        "spec": {"hard": {
+            "count/shadowpods.offloading.liqo.io": shadows,
+            "count/shadowendpointslices.offloading.liqo.io": most, "count/services": most, "count/configmaps": most, "count/secrets": most,
+            "count/ingresses.networking.k8s.io": most, "count/persistentvolumeclaims": "0",
+        }},
+    })
 }
 
 /// Sets what the map shall say of this mapping.
@@ -179,6 +204,10 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, re
         }
         (Op::Bind(done), Reply::Done(_) | Reply::Conflict) => {
             row.bound = done;
+            Next::Again
+        }
+        (Op::Quota, Reply::Done(_) | Reply::Conflict) => {
+            row.quota = true;
             Next::Again
         }
         (Op::Remove, Reply::Done(body)) => {
