@@ -261,7 +261,11 @@ impl Driver {
             && let Some(facts) = run::renewed(&self.facts, &self.config, &mut self.upkeep)
             && facts != self.facts
         {
-            let _ = self.edge.gateway().set_local(&facts.pods, &run::barred(&facts));
+            match self.upkeep.own_within(&facts.pods).map(|barred| self.edge.gateway().set_local(&facts.pods, &barred)) {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => log!(Warn, "run", "the host has more addresses in its pod prefixes than there is room for; peers may reach the newest of them"),
+                Err(why) => log!(Warn, "run", "{}", chain(&why)),
+            }
             self.edge.authority().set_facts(facts.clone());
             self.facts = facts;
             self.edge.handshakes(now);
