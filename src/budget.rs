@@ -41,7 +41,7 @@ pub const CONTROL_CONNECTIONS: usize = 64;
 pub const NAMESPACES: usize = 64;
 /// Twin namespaces of all consumers.
 pub const TWINS: usize = 1_024;
-/// Of [`TWINS`], those one consumer may have; one more is refused.
+/// Of [`TWINS`], those one consumer may have, besides what is being made ([`CALLS_EACH`]) when it is full; one more is refused.
 pub const TWINS_EACH: usize = 32;
 /// Objects of each kind that a consumer may keep in one of its twin namespaces; its ShadowPods go by what was granted.
 pub const TWIN_OBJECTS: usize = 256;
