@@ -328,7 +328,7 @@ impl Edge {
                     self.admit(Box::new(spec), now, system());
                     self.gateway.handle_datagram(from, datagram, now, out)
                 }
-                None => Verdict::Handled,
+                None => self.gateway.ignore(),
             },
             verdict => verdict,
         };
