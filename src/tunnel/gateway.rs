@@ -284,7 +284,9 @@ impl Gateway {
 
     /// Stops a handshake message made for the door's key that must not cost a key agreement.
     fn screen(&mut self, from: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Option<Verdict> {
-        if !self.sources.look(from, self.now.mono) {
+        let (peers, now) = (&self.peers, self.now.mono);
+        let known = || peers.iter().flatten().any(|peer| peer.endpoint == Some(from));
+        if !self.sources.look(from, now, known) {
             return Some(self.drop(Reason::UnderLoad));
         }
         let proved = match self.door.check(from.ip(), datagram, self.now.mono, out) {
@@ -293,8 +295,7 @@ impl Gateway {
             Ok(proved) => proved,
         };
         // Without a proof the sender may be anybody: it must not use up the share of the one whose address it wears.
-        let known = proved && self.peers.iter().flatten().any(|peer| peer.endpoint == Some(from));
-        (proved && !self.sources.admit(from, known)).then(|| self.drop(Reason::UnderLoad))
+        (proved && !self.sources.admit(from, known())).then(|| self.drop(Reason::UnderLoad))
     }
 
     /// A message that carries an index of ours.

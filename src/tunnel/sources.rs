@@ -1,7 +1,8 @@
 //! How many handshake messages are looked at, and how many each source may have worked on in a second. Both are asked before the work they save.
 //!
 //! Looking costs two MACs and, under load, a cookie: above [`CALM`] messages a second each socket (address and port) has [`LOOKS`] of them, told apart by a
-//! hash that nobody outside can know. So a flood from one place costs next to nothing, one from forged addresses is bounded, and a peer keeps its chance.
+//! hash that nobody outside can know and that is another every second. So a flood from one place costs next to nothing, one from forged addresses is
+//! bounded, a newcomer's next try has a new chance, and where a peer is known to be it has [`LOOKS`] of its own.
 //! Working on one costs key agreements. A cookie proves an address, not good will: who shows one has a [`SHARE`]. Messages that prove nothing are the first
 //! few of a second and have no share: what is forged cannot use up that of the one it pretends to be.
 //!
@@ -10,6 +11,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::budget::PEERS;
 use crate::clock::Instant;
 
 /// Handshake messages a second that are looked at whoever sends them; a hub's peers that all come back at once stay below.
@@ -29,29 +31,42 @@ pub(crate) struct Sources {
     seed: u64,
     heard: u32,
     places: [u8; PLACES],
+    peers: heapless::Vec<(u64, u8), PEERS>,
     seen: heapless::Vec<((u64, u16), u8), SOURCES>,
 }
 
 impl Sources {
     /// `seed` is known to nobody else.
     pub(crate) const fn new(seed: u64, now: Instant) -> Self {
-        Sources { since: now, seed, heard: 0, places: [0; PLACES], seen: heapless::Vec::new() }
+        Sources { since: now, seed, heard: 0, places: [0; PLACES], peers: heapless::Vec::new(), seen: heapless::Vec::new() }
     }
 
-    /// Whether one more handshake message of this socket is looked at.
-    pub(crate) fn look(&mut self, from: SocketAddr, now: Instant) -> bool {
+    /// Whether one more handshake message of this socket is looked at; `known` tells whether a peer is there.
+    pub(crate) fn look(&mut self, from: SocketAddr, now: Instant, known: impl FnOnce() -> bool) -> bool {
         if now.since(self.since) >= Duration::from_secs(1) {
             (self.since, self.heard) = (now, 0);
+            self.seed = mixed(self.seed, 1);
             self.places.fill(0);
+            self.peers.clear();
             self.seen.clear();
         }
         self.heard = self.heard.saturating_add(1);
         if self.heard <= CALM {
             return true;
         }
-        let place = &mut self.places[self.place(from)];
-        *place = place.saturating_add(1);
-        *place <= LOOKS
+        let hash = mixed(mixed(self.seed ^ site(from.ip()), u64::from(from.port())), self.seed.rotate_left(32));
+        let looks = if known() {
+            if !self.peers.iter().any(|(other, _)| *other == hash) {
+                // There are no more peers than places.
+                let _ = self.peers.push((hash, 0));
+            }
+            let Some((_, looks)) = self.peers.iter_mut().find(|(other, _)| *other == hash) else { return false };
+            looks
+        } else {
+            &mut self.places[(hash >> 54) as usize % PLACES]
+        };
+        *looks = looks.saturating_add(1);
+        *looks <= LOOKS
     }
 
     /// Whether one more message of this source may be worked on; asked after [`Sources::look`]. Where a peer is `known` to be it has a share of its own:
@@ -67,17 +82,13 @@ impl Sources {
             None => self.seen.push((from, 1)).is_ok(),
         }
     }
+}
 
-    fn place(&self, from: SocketAddr) -> usize {
-        let mut hash = self.seed ^ site(from.ip());
-        for word in [u64::from(from.port()), self.seed.rotate_left(32)] {
-            // The finisher of splitmix64: every bit of the seed and of the socket reaches every bit of the place.
-            hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            hash = hash ^ (hash >> 31) ^ word;
-        }
-        (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize % PLACES
-    }
+/// Every bit of `hash` reaches every bit of what comes out (the finisher of splitmix64), and then every bit of `word` with the next.
+fn mixed(mut hash: u64, word: u64) -> u64 {
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (hash ^ (hash >> 31) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// One IPv4 address, or one IPv6 /64: what a single owner gets.
@@ -104,7 +115,7 @@ mod tests {
         assert_eq!((0..9).filter(|_| sources.admit(source(0), false)).count(), usize::from(SHARE));
         assert_eq!((1..=99).filter(|&n| sources.admit(source(n), false)).count(), SOURCES - 1);
         assert!(!sources.admit(source(0), false));
-        assert!(sources.look(source(0), now + Duration::from_secs(1)) && sources.admit(source(0), false));
+        assert!(sources.look(source(0), now + Duration::from_secs(1), || false) && sources.admit(source(0), false));
     }
 
     #[test]
@@ -143,12 +154,30 @@ mod tests {
                 let at = 1 + seed as u32 * 397;
                 let mut looked = 0;
                 for n in 0..20_000 {
-                    looked += usize::from(flood(n) != peer && sources.look(flood(n), now));
-                    served += u32::from(n == at && sources.look(peer, now));
+                    looked += usize::from(flood(n) != peer && sources.look(flood(n), now, || false));
+                    served += u32::from(n == at && sources.look(peer, now, || false));
                 }
                 assert!(bound.contains(&looked), "{looked}");
             }
             assert!(served >= 8, "{served} of 50 calls of the peer were looked at");
         }
+        // Where it is known to be it is looked at whatever others do; who forges its very socket uses up its share, and no more.
+        let mut sources = Sources::new(7, now);
+        let looked = (0..20_000).filter(|_| sources.look(from([203, 0, 113, 66]), now, || false)).count();
+        assert_eq!((looked, (0..20_000).filter(|_| sources.look(peer, now, || true)).count()), (CALM as usize + usize::from(LOOKS), usize::from(LOOKS)));
+    }
+
+    #[test]
+    fn who_shares_a_place_with_a_flood_has_another_in_the_next_second() {
+        let mut sources = Sources::new(7, Instant::default());
+        let mut looked = 0;
+        for second in 1..=40 {
+            let now = Instant::from_boot(Duration::from_secs(second));
+            // Half of all places are taken, every second.
+            let taken = (0..20_000).filter(|n| sources.look(([198, 51, 100, 2], 20_000 + n % 700).into(), now, || false)).count();
+            assert!((1_500..3_000).contains(&taken), "{taken}");
+            looked += usize::from(sources.look("198.51.100.2:4711".parse().expect("a socket"), now, || false));
+        }
+        assert!((10..=30).contains(&looked), "{looked} of 40");
     }
 }
