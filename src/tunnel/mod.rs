@@ -18,6 +18,7 @@ mod reach;
 pub mod remap;
 mod session;
 mod sources;
+mod transit;
 mod verdict;
 mod waiting;
 
