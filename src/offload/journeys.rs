@@ -210,6 +210,7 @@ fn agent(cluster: &str, now: Now) -> Agent {
     let spec = AgentSpec {
         cluster: cluster.parse().expect("an ID"),
         pods: vec!["10.42.0.0/16".parse().expect("a prefix")],
+        transit: "10.70.128.0/17".parse().ok(),
         kubelet_version: "v1.37.0".into(),
         seed: 7,
     };
