@@ -363,7 +363,8 @@ fn one_line_joins_two_clusters() {
     assert!(world.linked());
     let edge = &world.sides[EDGE].auth.status(world.now).peers[0];
     assert_eq!((edge.cluster.as_str(), edge.consume, edge.provide), ("hub", Some(LENT), None));
-    assert_eq!(edge.images, [(prefix("10.42.0.0/16"), prefix("10.71.0.0/16"))]);
+    let transit = (prefix("10.70.128.0/17"), prefix("10.72.0.0/17"));
+    assert_eq!(edge.images, [(prefix("10.42.0.0/16"), prefix("10.71.0.0/16")), transit]);
     assert_eq!(edge.seen_as, edge.images);
     assert_eq!(edge.credential, Some((Duration::from_secs(2395), Duration::from_secs(3595))));
     let hub = &world.sides[HUB].auth.status(world.now).peers[0];
