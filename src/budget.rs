@@ -27,6 +27,8 @@ pub const PEER_ROUTES: usize = 16;
 pub const ROUTES: usize = 320;
 /// Addresses of this host inside its own pod prefixes, with the ends of their subnets, which no peer may reach.
 pub const BARRED: usize = 96;
+/// Endpoints of third clusters told to peers, over all peers; one more is left out and counted.
+pub const TRANSIT: usize = 1_024;
 /// The largest IP packet carried, in bytes.
 pub const PACKET_MAX: usize = 1600;
 /// The largest Kubernetes object handled, in bytes; a larger one is refused with an event.

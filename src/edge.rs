@@ -19,7 +19,7 @@ pub use crate::auth::resources::Resources;
 pub use crate::auth::status::{PeerStatus as Peering, Phase, Status};
 pub use crate::auth::{AskId, Authority, Facts, Invitation, InviteOrder, JoinOrder, Progress, Request, RequestId};
 pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, NamespaceReport, Order, Seen, WatchId};
-pub use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, PeerStatus, Reason, Verdict};
+pub use crate::tunnel::{Addresses, BATCH, Checksum, Gateway, PeerSpec, PeerStatus, Reason, Shares, Verdict};
 
 use crate::auth::issue::tenant;
 use crate::auth::ledger::{Debt, Owed};
@@ -194,8 +194,8 @@ pub struct Edge {
 impl Edge {
     /// Joins the rooms. `system` is what the system clock really reads (see [`Gateway::new`]).
     pub fn new(authority: Authority, seed: u64, now: Now, system: WallTime) -> Edge {
-        let agent =
-            Agent::new(AgentSpec { cluster: authority.ledger().id.clone(), pods: authority.pods().to_vec(), kubelet_version: String::new(), seed }, now);
+        let (cluster, pods, transit) = (authority.ledger().id.clone(), authority.pods().to_vec(), authority.transit());
+        let agent = Agent::new(AgentSpec { cluster, pods, transit, kubelet_version: String::new(), seed }, now);
         let gateway = Gateway::new(&authority.ledger().secret, now, authority.stamp_floor(), system);
         let mut edge = Edge {
             gateway,
@@ -443,6 +443,9 @@ impl Edge {
                 self.hear_authority(event, now, system);
             } else if let Some(event) = self.agent.poll_event() {
                 self.hear_agent(event, now);
+            } else if let Some((peer, pairs)) = self.agent.poll_transit() {
+                // Before any call: what a provider is told it can reach. The agent's table is no longer than the gateway's.
+                let _ = self.gateway.set_transit(peer, &pairs);
             } else if let Some(order) = self.agent.poll_watch() {
                 return Some(Output::Watch(order));
             } else if !calls {
@@ -612,6 +615,9 @@ impl Edge {
             // The authority's rows are the gateway's; only a key that both ends of a join share could clash.
             self.out.push_back(Output::Progress(id, Progress::Retrying(format!("the gateway refuses the session: {why}"))));
             return;
+        }
+        if spec.purpose == Purpose::Peering {
+            let _ = self.gateway.set_transit(id, &self.agent.transit(id));
         }
         if !spec.names.is_empty() {
             self.out.push_back(Output::Resolve(id, spec.names.clone()));

@@ -35,7 +35,7 @@ pub struct PeerStatus {
     pub phase: Phase,
     /// Its prefixes and the image of each here.
     pub images: Vec<(Prefix, Prefix)>,
-    /// Our prefixes and the image of each there, as far as it said.
+    /// Our prefixes (the transit range last) and the image of each there, as far as it said.
     pub seen_as: Vec<(Prefix, Prefix)>,
     /// Its architecture.
     pub architecture: String,
@@ -101,7 +101,7 @@ impl Authority {
                     end: p.end,
                     phase: if line.is_some_and(|l| l.linked) { Phase::Linked } else { Phase::Enrolled },
                     images: super::sessions::pairs(p),
-                    seen_as: self.facts.pods.iter().copied().zip(p.seen_as.iter().copied()).collect(),
+                    seen_as: self.claimed().into_iter().zip(p.seen_as.iter().copied()).collect(),
                     architecture: p.architecture.clone(),
                     consume: p.consume,
                     provide: p.provide,

@@ -178,9 +178,9 @@ pub struct Peer {
     pub provides: bool,
     /// The tunnel.
     pub tunnel: Tunnel,
-    /// Its pod prefixes, and what they are here.
+    /// Its pod prefix, then its range for pods of third clusters, and what they are here.
     pub theirs: Vec<Mapped>,
-    /// Our pod prefixes, and what they are there.
+    /// Our pod prefix, then our range for pods of third clusters, and what they are there.
     pub ours: Vec<Mapped>,
     /// Life of the credential we hold for its API server; none if we hold none.
     pub credential: Option<Credential>,

@@ -89,7 +89,11 @@ fn branches(peer: &Peer, out: &Terminal) -> Vec<(&'static str, String)> {
 
 fn prefixes(whose: &str, all: &[Mapped]) -> String {
     let each: Vec<String> = all.iter().map(|m| if m.original == m.image { m.original.clone() } else { format!("{} as {}", m.original, m.image) }).collect();
-    if each.is_empty() { format!("{whose} unknown") } else { format!("{whose} {}", each.join(", ")) }
+    match &each[..] {
+        [] => format!("{whose} unknown"),
+        [pods] => format!("{whose} {pods}"),
+        [pods, others @ ..] => format!("{whose} {pods}, third clusters' {}", others.join(", ")),
+    }
 }
 
 fn amounts(a: &Amounts) -> String {

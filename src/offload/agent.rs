@@ -10,6 +10,7 @@ use super::node;
 use super::offer::Amount;
 use super::reflect::Reflector;
 use super::space;
+use super::transit::Transit;
 use super::watch::{self, Feeds, Order, SWEPT, WatchId};
 use crate::budget;
 use crate::clock::{Instant, Now};
@@ -34,6 +35,8 @@ pub struct AgentSpec {
     pub cluster: ClusterId,
     /// This cluster's own pod prefixes.
     pub pods: Vec<Prefix>,
+    /// Our own /17 that no pod has, under which providers are told of each other's pods; without it they are not.
+    pub transit: Option<Prefix>,
     /// What virtual nodes say as kubelet version: the home API server's.
     pub kubelet_version: String,
     /// Randomness for jitter.
@@ -179,6 +182,7 @@ impl Agent {
             shadows_synced: false,
             made_synced: false,
             shadow_slices_synced: false,
+            transit: Transit::new(spec.transit),
             out: Outbox::default(),
         };
         Agent { facts, loops: Reflector::new(spec.seed), feeds: Feeds::default(), now, stale: true, refused: false }
@@ -374,6 +378,21 @@ impl Agent {
         self.feeds.poll()
     }
 
+    /// A provider that may reach other pods of third clusters than before: which, each as the address it is told and the image here.
+    pub fn poll_transit(&mut self) -> Option<(PeerId, Vec<(Ipv4Addr, Ipv4Addr)>)> {
+        self.facts.transit.poll()
+    }
+
+    /// Which pods of third clusters a provider may reach; see [`Agent::poll_transit`].
+    pub fn transit(&self, peer: PeerId) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+        self.facts.transit.table(peer)
+    }
+
+    /// How often an endpoint of a third cluster was left out of what a provider is told, for want of a place.
+    pub fn left_out(&self) -> u64 {
+        self.facts.transit.left_out()
+    }
+
     /// What the edge is to know next.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.facts.out.events.pop_front()
@@ -430,6 +449,9 @@ impl Agent {
                 link.sweep_at = Some(now);
             }
             self.loops.table.touch_where(now, false, |k| k.sort == Sort::Space);
+            if self.facts.transit.look(&self.facts.links, &self.facts.providers) {
+                self.feeds.all_again(KindId::EndpointSlice, now);
+            }
             self.stale = true;
         }
         let reachable: Vec<PeerId> = self.facts.providers.iter().filter(|(_, p)| p.reachable).map(|(peer, _)| *peer).collect();

@@ -8,6 +8,7 @@ use super::namespace::{MapView, Mapped, NamespaceView, OffloadingView, Phase};
 use super::node::NodeView;
 use super::offer::Amount;
 use super::ownership;
+use super::transit::Transit;
 use crate::clock::Instant;
 use crate::identity::{ClusterId, PeerId, Prefix};
 use crate::kube::call::{Call, Cluster};
@@ -65,6 +66,8 @@ pub(crate) struct Facts {
     pub shadows_synced: bool,
     pub made_synced: bool,
     pub shadow_slices_synced: bool,
+    /// What providers are told of each other's pods.
+    pub transit: Transit,
     pub out: Outbox,
 }
 

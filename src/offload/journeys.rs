@@ -10,6 +10,7 @@ use crate::kube::reply::Reply;
 use crate::kube::watch::Told;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const PEER: PeerId = PeerId(0);
@@ -212,6 +213,7 @@ fn agent(cluster: &str, now: Now) -> Agent {
     let spec = AgentSpec {
         cluster: cluster.parse().expect("an ID"),
         pods: vec!["10.42.0.0/16".parse().expect("a prefix")],
+        transit: "10.70.128.0/17".parse().ok(),
         kubelet_version: "v1.37.0".into(),
         seed: 7,
     };
@@ -236,7 +238,8 @@ impl World {
     }
 
     fn join(&mut self, grant: Amount) {
-        let images = vec![("10.42.0.0/16".parse().expect("a prefix"), "10.71.0.0/16".parse().expect("a prefix"))];
+        let pair = |original: &str, image: &str| (original.parse().expect("a prefix"), image.parse().expect("a prefix"));
+        let images = vec![pair("10.42.0.0/16", "10.71.0.0/16"), pair("10.70.128.0/17", "10.72.0.0/17")];
         let now = self.clock();
         self.sites[0].agent.add_provider(ProviderSpec {
             peer: PEER,
@@ -703,6 +706,60 @@ fn a_twin_name_that_is_taken_is_refused_and_heals_when_it_is_free() {
     world.sites[1].server.drop("/api/v1/namespaces/shop-edge");
     world.run(10);
     assert_eq!(world.at(0, path).expect("it")["status"]["offloadingPhase"], "Ready");
+}
+
+#[test]
+fn a_provider_is_told_of_anothers_pods_while_a_slice_names_them() {
+    let mut world = World::new(GRANT);
+    let from = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices/web-abc";
+    let there = "/apis/discovery.k8s.io/v1/namespaces/shop-edge/endpointslices/web-abc";
+    let slice = |endpoints: &[(&str, &str)]| {
+        let mut slice: Value = serde_json::from_str(include_str!("kinds/golden/slice.json")).expect("golden");
+        slice["endpoints"] = endpoints.iter().map(|(address, node)| json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": node})).collect();
+        slice
+    };
+    let told = |w: &World| -> Vec<String> {
+        let slice = w.at(1, there).expect("a slice");
+        slice["endpoints"].as_array().expect("endpoints").iter().map(|e| e["addresses"][0].as_str().expect("an address").to_owned()).collect()
+    };
+    let field = |w: &mut World| {
+        w.sites[0].agent.add_provider(ProviderSpec {
+            peer: PeerId(PEER.0 + 1),
+            cluster: "field".parse().expect("an ID"),
+            node: "field".into(),
+            tenant_namespace: "liqo-tenant-edge".into(),
+            grant: GRANT,
+            architecture: "arm64".into(),
+            images: vec![("10.42.0.0/16".parse().expect("a prefix"), "10.73.0.0/16".parse().expect("a prefix"))],
+            address: [10, 70, 3, 2].into(),
+        });
+        w.run(5);
+    };
+    let place = (Ipv4Addr::from([10, 70, 128 + 2 * (PEER.0 + 1), 7]), Ipv4Addr::from([10, 73, 0, 7]));
+    let image = format!("10.72.{}.7", 2 * (PEER.0 + 1));
+    world.offload("shop");
+    let all = [("10.42.0.9", "board"), ("10.71.0.5", "hub"), ("10.73.0.7", "field"), ("192.168.1.5", "board")];
+    world.sites[0].server.put(from, slice(&all));
+    world.run(5);
+    assert_eq!(told(&world), ["10.71.0.9"], "an address that is nobody's is told to nobody");
+    field(&mut world);
+    assert_eq!(told(&world), ["10.71.0.9".to_owned(), image.clone()]);
+    assert_eq!(world.sites[0].agent.transit(PEER), [place]);
+    assert_eq!(world.sites[0].agent.poll_transit(), Some((PEER, vec![place])));
+    assert!(world.sites[0].agent.transit(PeerId(PEER.0 + 1)).is_empty(), "nothing is offloaded there");
+    // A start from nothing comes to the same, whatever it learns first.
+    world.restart(0, GRANT);
+    field(&mut world);
+    assert_eq!((told(&world), world.sites[0].agent.transit(PEER)), (vec!["10.71.0.9".to_owned(), image], vec![place]));
+    world.sites[0].server.put(from, slice(&all[..2]));
+    world.run(5);
+    assert_eq!((told(&world), world.sites[0].agent.transit(PEER)), (vec!["10.71.0.9".to_owned()], vec![]));
+    world.sites[0].server.put(from, slice(&all));
+    world.run(5);
+    assert_eq!(world.sites[0].agent.transit(PEER), [place]);
+    world.sites[0].server.delete(from, false);
+    world.run(5);
+    assert!(world.sites[0].agent.transit(PEER).is_empty());
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod report;
 mod route;
 mod space;
 mod table;
+mod transit;
 mod twin;
 mod watch;
 

@@ -196,8 +196,14 @@ impl Agent {
                 self.take_source(purpose, round, &namespace, &name, source);
             }
             SeenView::Slice(view) => {
+                if gone || view.skipped {
+                    self.facts.transit.release(purpose.peer, &namespace, &name);
+                } else if !self.facts.transit.take(purpose.peer, &namespace, &name, view.endpoints.iter().map(|(address, ..)| *address)) {
+                    let what = format!("EndpointSlice {namespace}/{name}: endpoints of third clusters are left out of what a provider is told");
+                    self.facts.event(Event::Full { what });
+                }
                 let node = self.facts.providers.get(&purpose.peer).map_or("", |p| p.spec.node.as_str());
-                let (version, any) = view.filtered(&self.facts.pods, node);
+                let (version, any) = view.filtered(&self.facts.pods, node, self.facts.transit.of(purpose.peer, &namespace, &name));
                 let known = self.loops.table.find(&Key::new(Sort::Slice, purpose.peer, &namespace, &name)).is_some();
                 // A slice without an endpoint to tell is told only if it had one before.
                 let source = if gone || view.skipped || !(any || known) { Source::Gone } else { Source::Here(version) };
@@ -374,6 +380,9 @@ impl Agent {
             (View::Copy(copy), KindId::Copy) if mirror && matches!(copy.mirror, Mirror::Ours(_)) && !row.busy => copy.mirror = Mirror::Unknown,
             (View::Copy(copy), KindId::Service | KindId::EndpointSlice | KindId::ConfigMap | KindId::Secret | KindId::ShadowSlice) if source => {
                 copy.source = Source::Gone;
+                if purpose.kind == KindId::EndpointSlice {
+                    self.facts.transit.release(purpose.peer, &row.key.namespace, &row.key.name);
+                }
             }
             _ => {}
         }

@@ -190,6 +190,13 @@ impl Feeds {
         }
     }
 
+    /// All that watches on this kind told is to be told again: what it means has changed.
+    pub(crate) fn all_again(&mut self, kind: KindId, now: Instant) {
+        for feed in self.feeds.values_mut().filter(|feed| feed.purpose.kind == kind) {
+            feed.again = Some(now);
+        }
+    }
+
     /// The stream has come to this version.
     pub(crate) fn reached(&mut self, id: WatchId, version: String) {
         if let Some(feed) = self.feeds.get_mut(&id) {

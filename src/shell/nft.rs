@@ -3,6 +3,8 @@
 //! Read first: the kernel's include/uapi/linux/netfilter/nf_tables.h; nft(8). Called by `upkeep`. What they say:
 //! 1. `exempt`: what our own pods send into the TUN keeps its source. It is a source NAT to the source itself, before the CNI's
 //!    masquerade (priority 100): the first NAT chain that decides wins, and a mere `accept` decides nothing.
+//!    And what came out of the TUN and goes back into it (a peer to a pod of a third cluster, which the gateway let in) leaves as our node
+//!    end: the third cluster sees us alone, and only its replies find the way back.
 //! 2. `guard`: to the node end only replies enter, to the control end what the TUN brings, to the rest of the external range nothing;
 //!    and through no interface but the TUN (and this host itself) is a guarded address reached. Before destination NAT, counted.
 //!
@@ -281,6 +283,7 @@ struct Comment;
 
 impl Comment {
     const SOURCE: &'static [u8] = b"own pods keep their source";
+    const TRANSIT: &'static [u8] = b"between peers as our node end";
     const REPLIES: &'static [u8] = b"replies to the node end";
     const NODE_END: &'static [u8] = b"nothing else to the node end";
     const CONTROL: &'static [u8] = b"to the control end";
@@ -309,6 +312,9 @@ fn written(rules: &Rules) -> Vec<Message> {
             rule.leaves(tun).field(SOURCE, pods).null_source_nat();
         }));
     }
+    commands.push(rule_message(&EXEMPT, Comment::TRANSIT, |rule| {
+        rule.enters(tun, true).leaves(tun).source_nat(rules.node_end);
+    }));
     let end = |address| Prefix::new(address, 32);
     let guard = |comment, from_tun: &dyn Fn(&mut Expressions<'_>)| {
         rule_message(&GUARD, comment, |rule| {
@@ -449,7 +455,7 @@ mod tests {
             guarded: vec!["10.70.0.2/32".parse().expect("a prefix")],
         };
         let commands = written(&rules);
-        assert_eq!(commands.len(), 3 + 1 + 4 + 1);
+        assert_eq!(commands.len(), 3 + 2 + 4 + 1);
         for command in &commands[3..] {
             let body = &command.body()[4..];
             assert!(read_rule(body).is_some());

@@ -198,11 +198,12 @@ impl Verbs {
                     (*cluster, *consumes, *provides) = (Some(theirs.clone()), Some(consume.is_some()), provide.is_some());
                     let own = edge.authority().ledger().id.clone();
                     let mut detail = format!("with {theirs} as {own}");
-                    for (original, image) in images {
+                    // The first is its pods; under the other it shows us pods of third clusters.
+                    for (original, image) in images.iter().take(1) {
                         let seen = if original == image { String::new() } else { format!(" seen here as {image} (clash with ours)") };
                         detail.push_str(&format!("; pods {original}{seen}"));
                     }
-                    for image in seen_as {
+                    for image in seen_as.iter().take(1) {
                         detail.push_str(&format!("; ours seen there as {image}"));
                     }
                     say(&waiter.replies, Line::progress("enrolled", &detail));

@@ -15,10 +15,11 @@ use crate::tunnel::datagram::{self, DATA_OVERHEAD, INITIATION, Kind};
 use crate::tunnel::index::{Index, Rows};
 use crate::tunnel::packet::Header;
 use crate::tunnel::peer::Peer;
-use crate::tunnel::reach::Local;
+use crate::tunnel::reach::{Local, Own};
 use crate::tunnel::remap::{self, Checksum};
 use crate::tunnel::session::{Door, Keys, Opened, Session, Stamps, Stopped, seed, set_clock};
 use crate::tunnel::sources::Sources;
+use crate::tunnel::transit::Transit;
 use crate::tunnel::waiting::{Taken, Waiting};
 use crate::tunnel::{Drops, Event, Full, PeerSpec, PeerStatus, Reason, Refused, Verdict};
 
@@ -129,6 +130,16 @@ impl Gateway {
             peer.set_endpoints(endpoints, self.now.mono);
             self.tick(row);
         }
+    }
+
+    /// Replaces what of third clusters a peer may reach through us: pairs of a transit address (ours, as the peer is told it) and the image
+    /// under which this host sees the pod. Without such a peer nothing happens; a peer that is added begins with none.
+    pub fn set_transit(&mut self, id: PeerId, pairs: &[(Ipv4Addr, Ipv4Addr)]) -> Result<(), Full> {
+        let transit = Transit::new(pairs)?;
+        if let Some(peer) = peer_at(&mut self.peers, usize::from(id.0)) {
+            peer.transit = transit;
+        }
+        Ok(())
     }
 
     /// Initiates at once, session or not: after a new local address, or when somebody asks.
@@ -356,7 +367,7 @@ impl Gateway {
         let (Some(row), Some(peer)) = (row, peer) else {
             return Err(if header.destination.is_multicast() { Reason::Multicast } else { Reason::NoPeer });
         };
-        let (ends, quote) = peer.addresses.outward(&self.local, &header, packet)?;
+        let (ends, quote) = peer.addresses.outward(Own { local: &self.local, transit: &peer.transit }, &header, packet)?;
         if !peer.reachable() {
             return Err(Reason::NoEndpoint);
         }
@@ -371,7 +382,7 @@ impl Gateway {
     fn inward(&self, row: usize, packet: &mut [u8]) -> Result<(), Reason> {
         let Some(peer) = self.peers[row].as_deref() else { return Err(Reason::NoPeer) };
         let header = Header::read(packet)?;
-        let (ends, quote) = peer.addresses.inward(&self.local, &header, packet)?;
+        let (ends, quote) = peer.addresses.inward(Own { local: &self.local, transit: &peer.transit }, &header, packet)?;
         if self.routes.find(ends.source) != Some(row) {
             return Err(Reason::SourceNotPeers);
         }

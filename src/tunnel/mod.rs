@@ -17,7 +17,9 @@ mod peer;
 mod reach;
 pub mod remap;
 mod session;
+mod shares;
 mod sources;
+mod transit;
 mod verdict;
 mod waiting;
 
@@ -26,4 +28,5 @@ pub use peer::{PeerSpec, PeerStatus};
 pub use reach::Addresses;
 pub use remap::Checksum;
 pub use session::public_key;
+pub use shares::{BATCH, Shares};
 pub use verdict::{Drops, Event, Full, Reason, Refused, Verdict};

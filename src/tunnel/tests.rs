@@ -987,3 +987,6 @@ fn loss_reordering_duplicates_cuts_and_restarts_never_lock_two_gateways_out() {
         }
     }
 }
+
+#[path = "third_tests.rs"]
+mod third;

@@ -7,6 +7,9 @@
 //	app lookup NAME                       prints its addresses
 //	app listen udp|tcp PORT SECONDS       answers, and prints each caller, until the time is over; fails when none came
 //	app ask udp|tcp HOST PORT [SRCPORT]   one question; prints the answer and the time it took, fails without one in 2 s
+//	app echo PORT SECONDS                 answers UDP with itself until the time is over
+//	app rtt HOST PORT SECONDS             a question to `echo` every 5 ms; prints lost, p50 and p99 in microseconds
+//	app pour HOST PORT SECONDS            UDP of 1,200 bytes as fast as it goes; prints how many
 //	app relay IF IF DELAY JITTER LOSS     carries Ethernet frames both ways, late (ms each way) and not all (percent)
 //	app faults LISTEN UPSTREAM CONTROL PKI   a proxy before an API server, that can answer wrongly, late or not at all
 //	app call METHOD HOST PORT PATH [BEARER]   one HTTP request; prints the status, fails without an answer
@@ -22,6 +25,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -29,7 +33,9 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -54,6 +60,12 @@ func main() {
 		listen(arg[1], arg[2], time.Duration(number(arg[3])*float64(time.Second)))
 	case arg[0] == "ask" && (n == 3 || n == 4):
 		ask(arg[1], net.JoinHostPort(arg[2], arg[3]), arg[4])
+	case arg[0] == "echo" && n == 2:
+		echo(arg[1], time.Duration(number(arg[2])*float64(time.Second)))
+	case arg[0] == "rtt" && n == 3:
+		rtt(net.JoinHostPort(arg[1], arg[2]), time.Duration(number(arg[3])*float64(time.Second)))
+	case arg[0] == "pour" && n == 3:
+		pour(net.JoinHostPort(arg[1], arg[2]), time.Duration(number(arg[3])*float64(time.Second)))
 	case arg[0] == "relay" && n == 5:
 		relay(arg[1], arg[2], number(arg[3]), number(arg[4]), number(arg[5]))
 	case arg[0] == "faults" && n == 4:
@@ -81,7 +93,7 @@ func main() {
 		}
 		replay(file, arg[2], arg[3])
 	default:
-		log.Fatal("usage: app serve|get|beat|blob|lookup|listen|ask|relay|faults|call|hold|scan|forge|flood|replay|ticket|key|pause; see the head of main.go")
+		log.Fatal("usage: app serve|get|beat|blob|lookup|listen|ask|echo|rtt|pour|relay|faults|call|hold|scan|forge|flood|replay|ticket|key|pause; see the head of main.go")
 	}
 }
 
@@ -235,6 +247,84 @@ func ask(network, to, source string) {
 		log.Fatal(err)
 	}
 	fmt.Printf("%s in %.1f ms\n", b[:n], float64(time.Since(t).Microseconds())/1000)
+}
+
+// rtt asks every 5 ms, whatever became of the question before; an answer after 1 s is lost.
+func rtt(to string, life time.Duration) {
+	c, err := net.Dial("udp4", to)
+	if err != nil {
+		log.Fatal(err)
+	}
+	const every = 5 * time.Millisecond
+	asked := make([]time.Time, int(life/every))
+	took := make([]time.Duration, 0, len(asked))
+	heard := make(chan struct{})
+	var lock sync.Mutex
+	go func() {
+		defer close(heard)
+		for b := make([]byte, 2048); ; {
+			n, err := c.Read(b)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return
+			}
+			at := 0
+			if err != nil || n < 1 {
+				continue
+			}
+			if _, err := fmt.Sscanf(string(b[:n]), "%d", &at); err != nil || at < 0 || at >= len(asked) {
+				continue
+			}
+			lock.Lock()
+			if t := time.Since(asked[at]); !asked[at].IsZero() && t < time.Second {
+				took = append(took, t)
+			}
+			asked[at] = time.Time{}
+			lock.Unlock()
+		}
+	}()
+	for at := range asked {
+		lock.Lock()
+		asked[at] = time.Now()
+		lock.Unlock()
+		fmt.Fprint(c, at)
+		time.Sleep(every)
+	}
+	c.SetReadDeadline(time.Now().Add(time.Second))
+	<-heard
+	if len(took) == 0 {
+		log.Fatal("heard nobody")
+	}
+	slices.Sort(took)
+	of := func(part float64) int64 { return took[int(float64(len(took)-1)*part)].Microseconds() }
+	fmt.Println(len(asked)-len(took), of(0.5), of(0.99))
+}
+
+func pour(to string, life time.Duration) {
+	c, err := net.Dial("udp4", to)
+	if err != nil {
+		log.Fatal(err)
+	}
+	b, n := make([]byte, 1200), 0
+	for end := time.Now().Add(life); n%256 != 0 || time.Now().Before(end); n++ {
+		c.Write(b)
+	}
+	fmt.Println(n)
+}
+
+// echo answers each UDP question with itself, until the time is over.
+func echo(port string, life time.Duration) {
+	c, err := net.ListenPacket("udp4", ":"+port)
+	if err != nil {
+		log.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(life))
+	for b := make([]byte, 2048); ; {
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		c.WriteTo(b[:n], from)
+	}
 }
 
 // pause holds a pod's namespaces open until it is told to end, and reaps what is left to it.
