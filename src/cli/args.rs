@@ -69,6 +69,9 @@ pub(crate) struct Run {
     /// what is lent by default (default: cpu=4,memory=8Gi,pods=110)
     #[argh(option)]
     pub(crate) provide: Option<String>,
+    /// address and port where Prometheus reads the metrics, or `off` (default: 127.0.0.1:51820); beyond loopback with the bearer in STATE/metrics-token
+    #[argh(option)]
+    pub(crate) metrics: Option<String>,
     /// warn, info, debug or trace (default: info)
     #[argh(option)]
     pub(crate) log: Option<String>,
@@ -89,6 +92,7 @@ impl Run {
             ("external", &self.external),
             ("api-server", &self.api_server),
             ("provide", &self.provide),
+            ("metrics", &self.metrics),
             ("log", &self.log),
         ];
         all.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)))
@@ -394,13 +398,13 @@ mod tests {
 
     #[test]
     fn flags_of_run_are_keys_of_the_configuration() {
-        let Verb::Run(run) = typed("run --cluster-id a --port 1 --interface x --pods p --services s --external e --api-server q --provide r --log l --state t --socket u --kubeconfig k")
+        let Verb::Run(run) = typed("run --cluster-id a --port 1 --interface x --pods p --services s --external e --api-server q --provide r --metrics m --log l --state t --socket u --kubeconfig k")
             .unwrap()
             .verb
         else {
             panic!()
         };
-        assert_eq!(run.keys().count(), 12);
+        assert_eq!(run.keys().count(), 13);
         for (key, _) in run.keys() {
             let error = crate::config::Config::default().set(key, "").unwrap_err();
             assert!(error.contains("has no value"), "{key}: {error}");

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,14 +19,21 @@ use super::kubeconfig;
 use super::listener::{Answer, Asked, Control};
 use super::local::Line;
 use super::log::{chain, log};
-use super::prepare::{Prepared, TOKEN_LIFE};
+use super::looks::{Asker, FRESH, Looks};
+use super::metrics::{self, Counts};
+use super::prepare::{Prepared, TOKEN_LIFE, Told as Prepares};
 use super::pump::{Core, Pump};
 use super::run::{self, TICK};
+use super::scrape::{self, Wanted};
+use super::status::{Known, Parts, status};
 use super::store::Store;
+use super::tally::{Outcome, SIDES, Turn};
 use super::tls::{self, Times, Witness};
 use super::upkeep::Upkeep;
-use super::verbs::Verbs;
-use super::{setup, time};
+use super::verbs::{Later, Verbs};
+use super::{listener, local, setup, time};
+use crate::budget;
+use crate::cli::protocol::{Done, Line as Reported};
 use crate::clock::{Instant, Now};
 use crate::config::Config;
 use crate::edge::{AgentEvent, AskId, Checksum, Edge, Facts, Order, Output, Owner, Progress, Request, RequestId, Seen, Verdict, WatchId};
@@ -51,6 +59,8 @@ enum Caller {
     Edge(Owner),
     /// The driver itself, for the daemon's own token.
     Token,
+    /// The driver itself, which asks whether a server is there.
+    Look(Cluster),
 }
 
 /// Both ends: the sender is cloned into the tasks that answer.
@@ -62,7 +72,8 @@ pub struct Mailboxes {
     asked: mpsc::Receiver<Asked>,
     lines: mpsc::Receiver<Line>,
     notices: mpsc::Receiver<Notice>,
-    prepared: mpsc::Receiver<Result<Prepared, String>>,
+    prepared: mpsc::Receiver<Prepares>,
+    scrapes: mpsc::Receiver<Wanted>,
     replies: Mailbox<(Caller, Reply)>,
     told: Mailbox<(u32, Told<Seen>)>,
     answers: Mailbox<Answered>,
@@ -70,15 +81,16 @@ pub struct Mailboxes {
 }
 
 impl Mailboxes {
-    /// The four that others write to; the rest are the driver's own.
+    /// Those that others write to; the rest are the driver's own.
     pub fn new(
         asked: mpsc::Receiver<Asked>,
         lines: mpsc::Receiver<Line>,
         notices: mpsc::Receiver<Notice>,
-        prepared: mpsc::Receiver<Result<Prepared, String>>,
+        prepared: mpsc::Receiver<Prepares>,
+        scrapes: mpsc::Receiver<Wanted>,
     ) -> Mailboxes {
         let (replies, told, answers, resolved) = (mpsc::channel(MAILBOX), mpsc::channel(MAILBOX), mpsc::channel(MAILBOX), mpsc::channel(MAILBOX));
-        Mailboxes { asked, lines, notices, prepared, replies, told, answers, resolved }
+        Mailboxes { asked, lines, notices, prepared, scrapes, replies, told, answers, resolved }
     }
 }
 
@@ -87,7 +99,8 @@ enum Letter {
     Asked(Asked),
     Line(Line),
     Notice(Notice),
-    Prepared(Box<Result<Prepared, String>>),
+    Prepared(Prepares),
+    Scrape(Wanted),
     Reply(Caller, Reply),
     Told(u32, Told<Seen>),
     Answer(Answered),
@@ -101,7 +114,8 @@ impl Mailboxes {
             Some(asked) = self.asked.recv() => Letter::Asked(asked),
             Some(line) = self.lines.recv() => Letter::Line(line),
             Some(notice) = self.notices.recv() => Letter::Notice(notice),
-            Some(prepared) = self.prepared.recv() => Letter::Prepared(Box::new(prepared)),
+            Some(prepared) = self.prepared.recv() => Letter::Prepared(prepared),
+            Some(wanted) = self.scrapes.recv() => Letter::Scrape(wanted),
             Some((caller, reply)) = self.replies.1.recv() => Letter::Reply(caller, reply),
             Some((id, told)) = self.told.1.recv() => Letter::Told(id, told),
             Some(answer) = self.answers.1.recv() => Letter::Answer(answer),
@@ -138,6 +152,15 @@ impl Core for Packets<'_> {
     }
 }
 
+/// How often the doors that serve on their own refused somebody.
+#[derive(Default)]
+pub struct Doors {
+    /// The local socket.
+    pub local: local::Refusals,
+    /// The port of the metrics.
+    pub scrape: scrape::Refusals,
+}
+
 /// The daemon.
 pub struct Driver {
     config: Config,
@@ -148,9 +171,12 @@ pub struct Driver {
     store: Store,
     api: Api,
     control: Control,
+    doors: Doors,
     times: Times,
     mailboxes: Mailboxes,
     verbs: Verbs,
+    known: Known,
+    looks: Looks,
     waiting: BTreeMap<u32, oneshot::Sender<Answer>>,
     requests: u32,
     tick: Instant,
@@ -170,12 +196,15 @@ impl Driver {
         store: Store,
         api: Api,
         control: Control,
+        doors: Doors,
         times: Times,
         mailboxes: Mailboxes,
     ) -> Driver {
         let now = time::mono();
         Driver {
-            verbs: Verbs::new(pump.port(), now),
+            verbs: Verbs::new(pump.port()),
+            known: Known { started: now, ..Known::default() },
+            looks: Looks::new(),
             config,
             edge,
             facts,
@@ -184,6 +213,7 @@ impl Driver {
             store,
             api,
             control,
+            doors,
             times,
             mailboxes,
             waiting: BTreeMap::new(),
@@ -211,7 +241,7 @@ impl Driver {
             self.turn()?;
             let now = time::mono();
             let mut until = self.tick;
-            for due in [self.edge.poll_timeout(), self.token, self.verbs.poll_timeout()].into_iter().flatten() {
+            for due in [self.edge.poll_timeout(), self.token, self.verbs.poll_timeout(), self.looks.poll_timeout()].into_iter().flatten() {
                 until = until.min(due);
             }
             let letter = tokio::select! {
@@ -247,6 +277,7 @@ impl Driver {
             self.renew_token();
         }
         self.verbs.handle_timeout(now, &mut self.edge);
+        self.look_on(now);
         Ok(())
     }
 
@@ -282,18 +313,23 @@ impl Driver {
         match letter {
             Letter::Asked(asked) => self.asked(asked, now),
             Letter::Line(line) => {
-                let invited = self.verbs.handle(line, &mut self.edge, &self.config, &self.facts, now);
+                let later = self.verbs.handle(line, &mut self.edge, &self.config, &self.facts, now);
                 // What a verb changes must be on the disk before it is told.
                 self.outputs(now);
-                if let Some(invited) = invited {
-                    self.verbs.invited(invited, &mut self.edge);
+                match later {
+                    Some(Later::Made(made)) => self.verbs.invited(made, &mut self.edge),
+                    Some(Later::Look(asker, measure)) => self.look_around(asker, measure, now),
+                    None => {}
                 }
             }
             Letter::Notice(Notice::Unauthorized(Cluster::Peer(peer))) => self.edge.handle_unauthorized(peer, now),
             Letter::Notice(Notice::Unauthorized(Cluster::Home)) => self.token = self.token.map(|due| due.min(now.mono)),
-            Letter::Prepared(prepared) => self.prepared((*prepared)?, now)?,
+            Letter::Prepared(Prepares::Waits(why)) => self.known.waits = Some(why),
+            Letter::Prepared(Prepares::Ended(prepared)) => self.prepared((*prepared)?, now)?,
+            Letter::Scrape(wanted) => self.look_around(Asker::Scrape(wanted), false, now),
             Letter::Reply(Caller::Edge(owner), reply) => self.edge.handle_reply(owner, reply, now),
             Letter::Reply(Caller::Token, reply) => self.token_came(reply, now),
+            Letter::Reply(Caller::Look(cluster), _) => self.looks.answered(cluster),
             Letter::Told(id, told) => self.edge.handle_told(WatchId(id), told, now),
             Letter::Answer((ask, answer)) => self.edge.handle_answer(ask, answer, now),
             Letter::Resolved(peer, found) => self.edge.resolved(peer, &found, now),
@@ -342,6 +378,7 @@ impl Driver {
                 if let Err(why) = &written {
                     log!(Warn, "store", "{why}");
                 }
+                self.known.unsaved = written.clone().err();
                 self.edge.saved(written, now);
             }
             Output::Answer { request, status, body } => {
@@ -435,9 +472,111 @@ impl Driver {
         self.edge.authority().set_facts(self.facts.clone());
         self.edge.authority().note_good_time(now.wall);
         self.edge.set_kubelet_version(&version);
-        self.verbs.set_kubernetes(version);
+        (self.known.kubernetes, self.known.waits) = (Some(version), None);
         log!(Info, "run", "the API server answers; the daemon runs on its own account from here on");
         Ok(())
+    }
+
+    /// Somebody wants to know how things are.
+    fn look_around(&mut self, asker: Asker, measure: bool, now: Now) {
+        if !self.looks.ask(asker, measure, now.mono) {
+            return;
+        }
+        if measure {
+            self.edge.measure(true);
+        }
+        self.edge.look(FRESH, now);
+        let mut servers = Vec::new();
+        if self.known.kubernetes.is_some() {
+            servers.push(Cluster::Home);
+        }
+        let peers: Vec<PeerId> = self.edge.authority().status(now).peers.iter().filter(|p| p.credential.is_some()).map(|p| p.peer).collect();
+        servers.extend(peers.into_iter().filter(|peer| self.edge.is_heard(*peer)).map(Cluster::Peer));
+        for cluster in servers {
+            let health = self.api.tally().health(cluster);
+            let fresh = health.failed.is_none() && health.refused.is_none() && health.answered.is_some_and(|at| now.mono.since(at) < FRESH);
+            if !fresh && self.looks.question(cluster, now.mono) {
+                let call = Call { to: cluster, verb: Verb::Get, path: "/livez".to_owned(), body: Body::None };
+                self.api.call(Caller::Look(cluster), call, self.mailboxes.replies.0.clone());
+            }
+        }
+    }
+
+    /// Asks again, or answers whoever asked.
+    fn look_on(&mut self, now: Now) {
+        let Some(began) = self.looks.began() else { return };
+        let peers: Vec<PeerId> = self.edge.authority().ledger().peers.iter().map(|p| p.row).collect();
+        let waited =
+            peers.into_iter().any(|peer| self.edge.is_heard(peer) && self.edge.last_heard(peer, now).is_some_and(|ago| ago > now.mono.since(began) + FRESH));
+        let whole = !waited && self.looks.servers_answered() && (!self.looks.measuring() || self.edge.all_measured());
+        if !whole && !self.looks.is_over(now.mono) {
+            if self.looks.is_due(now.mono) {
+                self.edge.look(now.mono.since(began) + FRESH, now);
+                if self.looks.measuring() {
+                    self.edge.measure(false);
+                }
+            }
+            return;
+        }
+        for cluster in self.looks.silent(now.mono).collect::<Vec<_>>() {
+            self.api.tally().silent(cluster, "it does not answer within 2.5 s");
+        }
+        let mut parts = Parts { edge: &mut self.edge, config: &self.config, api: &self.api, upkeep: &self.upkeep, known: &self.known };
+        let status = status(&mut parts, Some(began), now);
+        for asker in self.looks.end() {
+            match asker {
+                Asker::Status(replies) => drop(replies.try_send(Reported::ok(Done { status: Some(status.clone()), ..Done::default() }))),
+                Asker::Metrics(replies) => {
+                    let page = metrics::page(&status, &self.counts(now));
+                    drop(replies.try_send(Reported::ok(Done { metrics: Some(page), ..Done::default() })));
+                }
+                Asker::Scrape(wanted) => drop(wanted.send(metrics::page(&status, &self.counts(now)))),
+            }
+        }
+    }
+
+    /// What the metrics tell beside the status.
+    fn counts(&mut self, now: Now) -> Counts {
+        let rules = self.upkeep.dropped().unwrap_or_default();
+        let repairs = self.upkeep.repairs();
+        let known = self.edge.authority().status(now);
+        let authority = self.edge.authority();
+        let refusals = authority.refusals().map(|(reason, count)| (reason, u64::from(count))).collect();
+        let control = listener::Refusal::ALL.iter().zip(self.control.refusals()).map(|((_, name), count)| ("control", *name, count));
+        let load = |count: &AtomicU64| count.load(Relaxed);
+        let local = local::Refusal::ALL.iter().zip(self.doors.local.iter()).map(|((_, name), count)| ("local", *name, load(count)));
+        let scrape = scrape::Refusal::ALL.iter().zip(self.doors.scrape.iter()).map(|((_, name), count)| ("metrics", *name, load(count)));
+        let doors = control.chain(local).chain(scrape).collect();
+        let tally = self.api.tally();
+        let turns = |all: &'static [(Turn, &'static str)]| {
+            let of =
+                |(turn, name): &(Turn, &'static str)| SIDES.into_iter().zip(tally.turn(*turn)).map(|(side, count)| (side, *name, count)).collect::<Vec<_>>();
+            all.iter().flat_map(of).collect()
+        };
+        let outcomes = Outcome::ALL.iter().flat_map(|(outcome, name)| SIDES.into_iter().zip(tally.outcome(*outcome)).map(|(side, count)| (side, *name, count)));
+        let (requests, passages) = self.control.open();
+        let mut rows: Vec<_> = self.edge.agent().fill().collect();
+        rows.extend([
+            ("peer", known.peers.len() + known.joins.len(), budget::PEERS),
+            ("watch", self.api.watches_open(), budget::WATCHES),
+            ("control_connection", requests, budget::CONTROL_CONNECTIONS),
+            ("api_passage", passages, budget::PASSAGES),
+        ]);
+        Counts {
+            drops: self.edge.gateway().drops().iter().map(|(reason, count)| (reason.name(), count)).collect(),
+            rule_drops: vec![("node_end", rules.node_end), ("external", rules.external), ("guarded", rules.guarded)],
+            refusals,
+            doors,
+            requests: outcomes.collect(),
+            begun: turns(&Turn::BEGUN),
+            ended: turns(&Turn::ENDED),
+            rows,
+            writes: self.store.writes(),
+            repairs: vec![("rules", repairs.rules), ("links", repairs.links)],
+            owed: known.owed,
+            untold: known.untold,
+            started: now.wall.0.saturating_sub(now.mono.since(self.known.started).as_secs() as i64),
+        }
     }
 
     fn renew_token(&self) {
@@ -460,10 +599,15 @@ impl Driver {
                 Ok(minted) => {
                     self.token = Some(now.mono + Duration::from_secs(minted.seconds) * 2 / 3);
                     self.api.set_token(Cluster::Home, minted.token);
+                    self.known.token = None;
                 }
                 Err(why) => log!(Warn, "api", "{why}"),
             },
-            other => log!(Warn, "api", "the daemon's own token could not be renewed, trying again: {other:?}"),
+            other => {
+                let why = crate::cli::admin::explain("its renewal", &other);
+                log!(Warn, "api", "the daemon's own token could not be renewed, trying again: {why}");
+                self.known.token = Some(why);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::api::Api;
-use super::driver::{Driver, Mailboxes};
+use super::driver::{Doors, Driver, Mailboxes};
 use super::listener::{self, Control};
 use super::log::{self, chain, log};
 use super::prepare::{self, Order};
@@ -19,8 +19,8 @@ use super::tls::{Times, Witness};
 use super::tun::Tun;
 use super::udp::Udp;
 use super::upkeep::{Upkeep, UpkeepError, Wanted};
-use super::{entropy, link, local, nft, time};
-use crate::budget::CONTROL_CONNECTIONS;
+use super::{entropy, link, local, nft, scrape, time};
+use crate::budget::{CONTROL_CONNECTIONS, SCRAPES};
 use crate::cli::tunnel_config;
 use crate::config::{Config, Level};
 use crate::edge::{Account, Authority, Edge, Facts, Ledger};
@@ -81,6 +81,7 @@ async fn serve(config: Config) -> Result<(), String> {
     let mut edge = Edge::new(authority, entropy::seed(), now, system);
     edge.gateway().set_local(&facts.pods, &barred(&facts)).map_err(|_| "more pod prefixes or own addresses than there is room for".to_owned())?;
     let _alone = local::alone()?;
+    let metrics = metrics(&config)?;
     // From here on the host is changed; whatever fails later takes it back.
     let socket = local::listen(Path::new(&config.socket))?;
     let upkeep = Upkeep::start(wanted(&config, &edge)).map_err(|e: UpkeepError| chain(&e).to_string())?;
@@ -100,12 +101,36 @@ async fn serve(config: Config) -> Result<(), String> {
     // The passage leads where the configuration says, else where a K3s server listens, until the kubeconfig is read.
     let api_server = config.api_server.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 6443)));
     let control = Control::serve(listener, api_server, asked);
-    tokio::spawn(local::serve(socket, lines));
+    let refusals = Doors::default();
+    tokio::spawn(local::serve(socket, lines, refusals.local.clone()));
+    let (wanted, scrapes) = mpsc::channel(SCRAPES);
+    if let Some((port, bearer)) = metrics {
+        tokio::spawn(scrape::serve(port, bearer, wanted, refusals.scrape.clone()));
+    }
     let order = Order { times: times.clone(), kubeconfig: config.kubeconfig.clone(), pods: config.pods };
-    tokio::task::spawn_blocking(move || drop(prepared.blocking_send(prepare::prepare(&order))));
+    tokio::task::spawn_blocking(move || {
+        let ended = prepare::prepare(&order, &mut |why| drop(prepared.blocking_send(prepare::Told::Waits(why))));
+        drop(prepared.blocking_send(prepare::Told::Ended(Box::new(ended))));
+    });
     log!(Info, "run", "{} is up: UDP port {}, device {}", edge.authority().ledger().id, config.port, config.interface);
-    let mailboxes = Mailboxes::new(asked_out, lines_out, notices_out, prepared_out);
-    Driver::new(config, edge, facts, Pump::new(udp, tun), upkeep, store, api, control, times, mailboxes).run().await
+    let mailboxes = Mailboxes::new(asked_out, lines_out, notices_out, prepared_out, scrapes);
+    Driver::new(config, edge, facts, Pump::new(udp, tun), upkeep, store, api, control, refusals, times, mailboxes).run().await
+}
+
+/// The port of the metrics, and the bearer that is wanted there. On a state directory without room there is none, and no reason not to start.
+fn metrics(config: &Config) -> Result<Option<(tokio::net::TcpListener, Option<String>)>, String> {
+    let Some(address) = config.metrics else { return Ok(None) };
+    let bearer = match address.ip().is_loopback() {
+        true => None,
+        false => match scrape::token(Path::new(&config.state)) {
+            Ok(bearer) => Some(bearer),
+            Err(why) => {
+                log!(Warn, "metrics", "metrics are not served on {address}, for want of a bearer: {why}");
+                return Ok(None);
+            }
+        },
+    };
+    scrape::bind(address).map(|port| Some((port, bearer)))
 }
 
 /// What was stored, or a new cluster's.
