@@ -21,6 +21,7 @@ pub(crate) enum Verb {
     Join(Join),
     Unpeer(Unpeer),
     Status(Status),
+    Doctor(Doctor),
     Offload(Offload),
     Unoffload(Unoffload),
     Uninstall(Uninstall),
@@ -182,6 +183,24 @@ pub(crate) struct Status {
     /// only this peer
     #[argh(positional)]
     pub(crate) id: Option<String>,
+    /// text or json
+    #[argh(option, short = 'o', default = "Output::Text")]
+    pub(crate) output: Output,
+    /// the daemon's socket
+    #[argh(option)]
+    pub(crate) socket: Option<String>,
+}
+
+/// find what is broken, hop by hop, and say what to do; it changes nothing
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "doctor", example = "{command_name}\n{command_name} --bundle /tmp/sluice.tar")]
+pub(crate) struct Doctor {
+    /// write a support file without secrets, a tar, to this path
+    #[argh(option)]
+    pub(crate) bundle: Option<String>,
+    /// configuration file (default: /etc/sluice/config, if it is there)
+    #[argh(option)]
+    pub(crate) config: Option<String>,
     /// text or json
     #[argh(option, short = 'o', default = "Output::Text")]
     pub(crate) output: Output,

@@ -267,6 +267,8 @@ pub struct Peer {
 pub struct Tunnel {
     /// Where it may be reached, as its ticket said; none if it calls us.
     pub candidates: Vec<String>,
+    /// Its control end, address and port.
+    pub control: String,
     /// Seconds since it was last heard; none: never since the daemon began.
     pub heard: Option<u64>,
     /// How often it was heard from another endpoint than before.

@@ -66,6 +66,11 @@ impl Edge {
         self.gateway.status(peer, now)?.received
     }
 
+    /// The peer's control end on this host.
+    pub fn control_end(&self, peer: PeerId) -> Option<Ipv4Addr> {
+        self.session(peer).map(|s| s.spec.control.1)
+    }
+
     /// How often the peer was heard from another endpoint than before.
     pub fn moves(&self, peer: PeerId) -> u32 {
         self.session(peer).map_or(0, |s| s.moves)

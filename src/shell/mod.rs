@@ -16,6 +16,8 @@ pub mod driver;
 pub mod entropy;
 mod expression;
 pub mod http;
+#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "it looks at the host's files and ports")]
+pub mod inspect;
 #[expect(clippy::disallowed_types, reason = "it reads the files of a kubeconfig")]
 pub mod kubeconfig;
 #[expect(clippy::disallowed_methods, reason = "the kernel's switches for forwarding and source checks are files")]

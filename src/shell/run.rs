@@ -81,7 +81,7 @@ async fn serve(config: Config) -> Result<(), String> {
     let mut edge = Edge::new(authority, entropy::seed(), now, system);
     edge.gateway().set_local(&facts.pods, &barred(&facts)).map_err(|_| "more pod prefixes or own addresses than there is room for".to_owned())?;
     let _alone = local::alone()?;
-    let metrics = metrics(&config)?;
+    let metrics = metrics(&config);
     // From here on the host is changed; whatever fails later takes it back.
     let socket = local::listen(Path::new(&config.socket))?;
     let upkeep = Upkeep::start(wanted(&config, &edge)).map_err(|e: UpkeepError| chain(&e).to_string())?;
@@ -117,20 +117,26 @@ async fn serve(config: Config) -> Result<(), String> {
     Driver::new(config, edge, facts, Pump::new(udp, tun), upkeep, store, api, control, refusals, times, mailboxes).run().await
 }
 
-/// The port of the metrics, and the bearer that is wanted there. On a state directory without room there is none, and no reason not to start.
-fn metrics(config: &Config) -> Result<Option<(tokio::net::TcpListener, Option<String>)>, String> {
-    let Some(address) = config.metrics else { return Ok(None) };
+/// The port of the metrics, and the bearer that is wanted there. Where they cannot be had the log says why; that is no reason not to carry pods' traffic.
+fn metrics(config: &Config) -> Option<(tokio::net::TcpListener, Option<String>)> {
+    let address = config.metrics?;
     let bearer = match address.ip().is_loopback() {
         true => None,
         false => match scrape::token(Path::new(&config.state)) {
             Ok(bearer) => Some(bearer),
             Err(why) => {
                 log!(Warn, "metrics", "metrics are not served on {address}, for want of a bearer: {why}");
-                return Ok(None);
+                return None;
             }
         },
     };
-    scrape::bind(address).map(|port| Some((port, bearer)))
+    match scrape::bind(address) {
+        Ok(port) => Some((port, bearer)),
+        Err(why) => {
+            log!(Warn, "metrics", "{why}");
+            None
+        }
+    }
 }
 
 /// What was stored, or a new cluster's.

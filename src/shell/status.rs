@@ -12,7 +12,7 @@ use crate::cli::protocol::{Amounts, Count, Credential, Former, Mapped, Namespace
 use crate::clock::{Instant, Now};
 use crate::config::Config;
 use crate::edge::{Edge, JoinStatus, Peering, Phase, Resources};
-use crate::identity::{End, Prefix};
+use crate::identity::{CONTROL_PORT, End, PeerId, Prefix};
 use crate::kube::call::Cluster;
 
 /// Tombstones that are shown.
@@ -122,6 +122,7 @@ fn peer(parts: &mut Parts<'_>, peering: &Peering, dropped: u64, looked: Option<I
         provides: peering.provide.is_some(),
         tunnel: Tunnel {
             candidates: peering.endpoints.clone(),
+            control: control(edge, row),
             heard: silent.map(|s| s.as_secs()),
             moves: edge.moves(row),
             sizes: edge.measured(row).into_iter().map(|(bytes, answered)| Size { bytes: bytes.into(), answered }).collect(),
@@ -165,6 +166,7 @@ fn joining(parts: &mut Parts<'_>, join: &JoinStatus, now: Now) -> Peer {
     let heard = tunnel.and_then(|t| t.received);
     let tunnel = Tunnel {
         candidates: join.endpoints.clone(),
+        control: control(parts.edge, join.peer),
         heard: heard.map(|s| s.as_secs()),
         endpoint: tunnel.and_then(|t| t.endpoint).map(|e| e.to_string()),
         mtu: MTU,
@@ -184,6 +186,10 @@ fn joining(parts: &mut Parts<'_>, join: &JoinStatus, now: Now) -> Peer {
     };
     peer.warnings = warnings::of_peer(&peer);
     peer
+}
+
+fn control(edge: &Edge, row: PeerId) -> String {
+    edge.control_end(row).map_or_else(String::new, |at| format!("{at}:{CONTROL_PORT}"))
 }
 
 /// A peering that has ended, and whose clean-up goes on.

@@ -162,6 +162,16 @@ impl Store {
         }
     }
 
+    /// The state in `directory` as it was last saved, whoever has it open; nothing is made or locked.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub fn peek(directory: &Path) -> Result<Option<String>, StoreError> {
+        let at = |why| StoreError::Directory(directory.into(), why);
+        let (held, owner) = (File::open(directory).map_err(at)?, fs::metadata("/proc/self").map_err(at)?.uid());
+        Store { directory: directory.into(), owner, _lock: held, writes: Default::default() }.load()
+    }
+
     /// The state as it was last saved; `None` if there never was one.
     ///
     /// # Errors
