@@ -51,12 +51,15 @@ pub(crate) fn plan_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, now: 
             let body = json!({"metadata": {"uid": namespace.uid.as_str(), "labels": {MANAGED: "true", SCHEDULING: value}}});
             return Step::Do(Op::Label, calls::merge(Cluster::Home, NAMESPACES.object(None, name), &body));
         }
-    } else if namespace.marked && !twin && !namespace.made {
-        if !row.unbound {
+    } else if !twin && !namespace.made {
+        // Bound but not labelled: by this process, or by an earlier one that ended in between.
+        if (namespace.marked || row.bound || offloading.is_some()) && !row.unbound {
             return Step::Do(Op::Unbind, calls::delete(Cluster::Home, BINDINGS.object(Some(name), "sluice-home"), &Uid::new(), None));
         }
-        let body = json!({"metadata": {"uid": namespace.uid.as_str(), "labels": {MANAGED: null, SCHEDULING: null}}});
-        return Step::Do(Op::Label, calls::merge(Cluster::Home, NAMESPACES.object(None, name), &body));
+        if namespace.marked {
+            let body = json!({"metadata": {"uid": namespace.uid.as_str(), "labels": {MANAGED: null, SCHEDULING: null}}});
+            return Step::Do(Op::Label, calls::merge(Cluster::Home, NAMESPACES.object(None, name), &body));
+        }
     }
     let Some(offloading) = offloading else { return Step::Forget };
     let (told, status) = status(facts, name, offloading, refusal, now);
