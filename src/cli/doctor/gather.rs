@@ -176,7 +176,11 @@ fn api(kubeconfig: &str, told: &Sender<Api>) {
     let _ = told.send(api.clone());
     for object in setup::objects().unwrap_or_default() {
         let what = format!("{} {}", object.kind, object.title);
-        match admin.call(Verb::Get, &object.path, None) {
+        let mut reply = admin.call(Verb::Get, &object.path, None);
+        if let (Reply::NotFound, Some(older)) = (&reply, object.older()) {
+            reply = admin.call(Verb::Get, &older.path, None);
+        }
+        match reply {
             Reply::Done(body) if setup::is_ours(&body) => {}
             Reply::Done(_) => api.foreign.push(what),
             Reply::NotFound => api.missing.push(what),

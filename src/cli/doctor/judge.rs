@@ -34,7 +34,7 @@ pub(super) struct Finding {
     pub(super) fix: String,
 }
 
-/// The oldest minor version of Kubernetes 1 that has all we need.
+/// The oldest minor version of Kubernetes 1 that has all we need without a switch.
 const MINOR: u32 = 36;
 /// Clocks further apart than this are odd, in seconds.
 const ODD: u64 = 60;
@@ -195,11 +195,14 @@ fn api(h: &mut Hop<'_>, facts: &Facts) {
             "its certificate or token may be over: make a new kubeconfig",
         );
     }
-    if let Some((major, minor)) = api.version.filter(|v| *v < (1, MINOR)) {
-        h.bad(
+    // Before Kubernetes 1.36 that kind is behind a switch, and a cluster that only lends does not need it.
+    let old = api.version.filter(|v| *v < (1, MINOR));
+    let optional = |object: &&String| old.is_some() && object.starts_with("MutatingAdmissionPolicy");
+    if let Some((major, minor)) = old.filter(|_| api.missing.iter().any(|object| optional(&object))) {
+        h.note(
             "kubernetes_old",
-            format!("{} is Kubernetes {major}.{minor}: it has no MutatingAdmissionPolicy", api.server),
-            format!("update to 1.{MINOR} or later"),
+            format!("{} is Kubernetes {major}.{minor} without MutatingAdmissionPolicy: it can lend, but no namespace can be offloaded from here", api.server),
+            format!("update to 1.{MINOR}, or start the API server with --feature-gates=MutatingAdmissionPolicy=true --runtime-config=admissionregistration.k8s.io/v1beta1=true"),
         );
     }
     if let Some(ahead) = api.clock_ahead.filter(|s| s.unsigned_abs() > ODD) {
@@ -233,8 +236,9 @@ fn api(h: &mut Hop<'_>, facts: &Facts) {
             "a running Liqo has it, or somebody else: remove it, the daemon does not start beside it",
         );
     }
-    if let Some(first) = api.missing.first() {
-        let more = if api.missing.len() > 1 { format!(" (and {} more)", api.missing.len() - 1) } else { String::new() };
+    let missing: Vec<&String> = api.missing.iter().filter(|object| !optional(object)).collect();
+    if let Some(first) = missing.first() {
+        let more = if missing.len() > 1 { format!(" (and {} more)", missing.len() - 1) } else { String::new() };
         h.bad("object_missing", format!("{first} is missing at {}{more}", api.server), "restart the daemon: it applies what is missing at its start");
     }
     if !api.whole {

@@ -144,7 +144,6 @@ fn each_fault_has_one_finding_with_cause_and_fix() {
         ("api-server", "kubeconfig", "/k: No such file", with(|f| f.api.kubeconfig = Some("/k: No such file".into()))),
         ("api-server", "api_unreachable", "https://127.0.0.1:6443 does not answer: cannot connect", with(|f| f.api.silent = silent.clone())),
         ("api-server", "api_refuses", "https://127.0.0.1:6443 does not accept", with(|f| f.api.refused = Some("401".into()))),
-        ("api-server", "kubernetes_old", "1.35", with(|f| f.api.version = Some((1, 35)))),
         ("api-server", "clock_api", "2 h behind ours", with(|f| f.api.clock_ahead = Some(-7_200))),
         ("api-server", "node_not_ready", "node edge is not Ready", with(|f| f.api.nodes.as_mut().unwrap()[0].ready = false)),
         ("api-server", "pod_prefix", "10.244.0.0/24", with(|f| f.api.nodes.as_mut().unwrap()[0].pods = Some("10.244.0.0/24".into()))),
@@ -306,7 +305,10 @@ fn what_ends_by_itself_is_no_fault() {
         status(f).peers.clear();
         status(f).left.push(Former { id: "hub".into(), at: "2026-11-24T05:36:00Z".into(), told: true });
     });
-    for (facts, reason) in [(leaving, "leaving"), (left, "unpeered"), (warned("host_repaired"), "host_repaired"), (warned("cleanup_owed"), "owed")] {
+    let old = with(|f| (f.api.version, f.api.missing) = (Some((1, 35)), vec!["MutatingAdmissionPolicy sluice-offload".into()]));
+    for (facts, reason) in
+        [(old, "kubernetes_old"), (leaving, "leaving"), (left, "unpeered"), (warned("host_repaired"), "host_repaired"), (warned("cleanup_owed"), "owed")]
+    {
         assert_eq!(bad(&facts), [], "{reason}");
         assert!(judge(&facts).iter().any(|f| f.mark == Mark::Note && f.reason == reason), "{reason}");
     }
