@@ -14,7 +14,7 @@ use crate::kube::call::Cluster;
 /// The longest an asker waits.
 pub(super) const LIMIT: Duration = Duration::from_millis(2500);
 /// A peer heard, or a server that answered, within this is not asked.
-pub(super) const FRESH: Duration = Duration::from_secs(2);
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 /// When what is unanswered is asked again.
 const AGAIN: Duration = Duration::from_millis(600);
 

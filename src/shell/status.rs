@@ -2,7 +2,10 @@
 //!
 //! Called by the driver. It decides nothing but words; what is worth a warning is in `warnings`.
 
+use std::time::Duration;
+
 use super::api::Api;
+use super::looks::FRESH;
 use super::run::MTU;
 use super::syscall;
 use super::tally::Health;
@@ -93,7 +96,7 @@ fn peer(parts: &mut Parts<'_>, peering: &Peering, dropped: u64, looked: Option<I
     let (row, edge) = (peering.peer, &mut *parts.edge);
     let leaving = edge.leaving().any(|(_, id)| *id == peering.cluster);
     let silent = edge.last_heard(row, now);
-    let unanswered = looked.is_some_and(|at| silent.is_none_or(|silent| silent > now.mono.since(at)));
+    let unanswered = looked.is_some_and(|at| is_unanswered(silent, at, now));
     let heard = edge.is_heard(row) && !unanswered;
     let since = if edge.is_heard(row) && unanswered { silent.unwrap_or_default() } else { edge.heard_for(row, now) };
     let tunnel = edge.gateway().status(row, now);
@@ -158,6 +161,11 @@ fn peer(parts: &mut Parts<'_>, peering: &Peering, dropped: u64, looked: Option<I
     };
     peer.warnings = warnings::of_peer(&peer);
     peer
+}
+
+/// Whether a peer that was asked at `looked`, if it was not heard shortly before, has not answered yet.
+pub(super) fn is_unanswered(silent: Option<Duration>, looked: Instant, now: Now) -> bool {
+    silent.is_none_or(|silent| silent > now.mono.since(looked) + FRESH)
 }
 
 /// A ticket that is being redeemed: a peer to be.
@@ -254,4 +262,20 @@ fn base64(bytes: &[u8]) -> String {
 fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_away_only_if_it_did_not_answer_a_look() {
+        let at = |ms: u64| Instant::from_boot(Duration::from_millis(60_000 + ms));
+        let unanswered = |silent: u64, now: u64| is_unanswered(Some(Duration::from_millis(silent)), at(0), Now { mono: at(now), ..Now::default() });
+        // Heard just before the look, which therefore did not ask it.
+        assert!(!unanswered(900, 10) && !unanswered(1_000, 10));
+        // Asked, and heard in the middle of the look, or not at all.
+        assert!(!unanswered(1_200, 2_500) && unanswered(30_000, 10) && unanswered(4_000, 2_500));
+        assert!(is_unanswered(None, at(0), Now::default()));
+    }
 }
