@@ -13,7 +13,7 @@ pub const TICKETS: usize = 64;
 pub const TICKET_MEMORY: u64 = 7 * 86_400;
 /// Peers that left and are remembered.
 pub const LEFT: usize = 64;
-/// How long a peer that left is remembered, in seconds (90 days).
+/// How long a peer that left and knows it is remembered, in seconds (90 days); one that was never told, until its place is needed.
 pub const LEFT_MEMORY: u64 = 90 * 86_400;
 /// Endpoint candidates of a peer.
 pub const ENDPOINTS: usize = 8;

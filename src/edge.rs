@@ -41,6 +41,8 @@ const PROBE: Duration = Duration::from_secs(10);
 const AWAY: Duration = Duration::from_secs(22);
 /// A path that was away for longer than this has stale connections.
 const STALE: Duration = Duration::from_secs(10);
+/// After this long a peer that is away is looked for anew under its host names.
+const RESOLVE: Duration = Duration::from_secs(20);
 /// How long a provider that answers is waited for when we leave it.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The account of a consumer in its tenant namespace.
@@ -159,6 +161,8 @@ struct Session {
     credential: bool,
     /// What the agent was last told.
     reachable: bool,
+    /// When its host names were last given to be resolved.
+    resolving: Instant,
 }
 
 impl Session {
@@ -391,17 +395,16 @@ impl Edge {
         self.authority.saved(written, now);
     }
 
-    /// What the names of a session resolve to; added to what is known.
+    /// What the names of a session resolve to now, in place of what they did: first of where the peer is looked for, in half of the places at most.
     pub fn resolved(&mut self, peer: PeerId, found: &[SocketAddr], now: Now) {
         let Some(session) = self.session_mut(peer) else { return };
-        let mut endpoints = session.spec.endpoints.clone();
-        for &endpoint in found {
-            // Full: the candidates that came first stay.
-            if !endpoints.contains(&endpoint) && endpoints.push(endpoint).is_err() {
+        let mut endpoints = heapless::Vec::<SocketAddr, ENDPOINTS>::new();
+        for endpoint in found.iter().take(ENDPOINTS / 2).chain(&session.spec.endpoints) {
+            // Full: the best known ones come first.
+            if !endpoints.contains(endpoint) && endpoints.push(*endpoint).is_err() {
                 break;
             }
         }
-        session.spec.endpoints = endpoints.clone();
         self.gateway.set_endpoints(peer, &endpoints, now);
     }
 
@@ -643,6 +646,7 @@ impl Edge {
             since: now.mono,
             credential: false,
             reachable: false,
+            resolving: now.mono,
         }));
         self.out.push_back(Output::Host);
     }
@@ -680,6 +684,11 @@ impl Edge {
             if session.spec.purpose == Purpose::Peering && silent.is_some_and(|silent| silent >= PROBE || session.round_trip.is_none()) {
                 self.sequence = self.sequence.wrapping_add(1);
                 session.probe = Some((self.sequence, None));
+            }
+            // Its name may lead elsewhere by now, or could not be resolved when we began.
+            if !session.heard && !session.spec.names.is_empty() && now.mono.since(session.resolving) >= RESOLVE {
+                session.resolving = now.mono;
+                self.out.push_back(Output::Resolve(session.spec.id, session.spec.names.clone()));
             }
         }
         for row in 0..PEERS as u8 {

@@ -44,6 +44,8 @@ pub enum KindId {
     Namespace,
     /// NamespaceOffloadings of this cluster.
     Offloading,
+    /// RoleBindings of ours in this cluster.
+    Binding,
     /// A NamespaceMap, at the provider.
     NamespaceMap,
     /// Pods at home that are bound to a virtual node.
@@ -85,6 +87,8 @@ pub(crate) enum SeenView {
     Node(node::NodeView),
     Namespace(namespace::NamespaceView),
     Offloading(Box<namespace::OffloadingView>),
+    /// That it is there is all there is to know.
+    Binding,
     Map(Box<namespace::MapView>),
     HomePod(pod::HomeView),
     FarPod(pod::FarView),
@@ -121,6 +125,7 @@ pub fn read(kind: KindId, json: &[u8]) -> Result<Seen, String> {
         KindId::Node => node::read(json),
         KindId::Namespace => namespace::read_namespace(json),
         KindId::Offloading => namespace::read_offloading(json),
+        KindId::Binding => parse::<OnlyMeta>(json)?.metadata.seen(SeenView::Binding),
         KindId::NamespaceMap => namespace::read_map(json),
         KindId::HomePod => pod::read_home(json),
         KindId::FarPod => pod::read_far(json),

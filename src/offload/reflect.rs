@@ -217,7 +217,7 @@ fn settle(facts: &mut Facts, row: &mut Row, op: Op, reply: &Reply, now: Now) -> 
         View::Space(view) => space::settle_space(facts, key, view, op, reply),
         View::Pod(view) => pod::settle(facts, key, view, op, reply, now),
         View::Copy(view) => copy::settle(facts, key, view, op, reply, now),
-        View::Tenant(_) => twin::settle_tenant(facts, key, reply),
+        View::Tenant(_) => twin::settle_tenant(facts, key, op, reply),
         View::Twin(view) => twin::settle(facts, key, view, op, reply),
         View::Shadow(view) => shadow::settle(facts, key, view, op, reply),
     }

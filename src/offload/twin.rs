@@ -22,16 +22,16 @@ use std::time::Duration;
 pub(crate) struct TwinRow {
     /// The twin's name as last seen or asked for.
     twin: Box<str>,
-    /// How many of its two bindings stand.
-    bound: u8,
 }
 
 /// What is remembered of a consumer's map: nothing; all is in the facts.
 #[derive(Debug, Default)]
 pub(crate) struct TenantRow;
 
-/// The two bindings of a twin: our own rights there, and the tenant's.
+/// The two bindings of a twin, each named after its role: our own rights there, and the tenant's.
 const BINDINGS: [&str; 2] = ["sluice-twin", "sluice-tenant-twin"];
+/// The two of a tenant namespace and their roles, made with it by whoever issues credentials; here they are only put back.
+const TENANT_BINDINGS: [(&str, &str); 2] = [("sluice", "sluice-tenant-admin"), ("sluice-peer", "sluice-tenant")];
 
 /// The `<namespace>/<name>` of a consumer's map.
 fn map_of(home: &ClusterId, consumer: &Consumer) -> String {
@@ -68,7 +68,11 @@ fn refusal(consumer: &Consumer, original: &str, twin: &str) -> Option<&'static s
 pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
     let original = &key.name;
     let Some(consumer) = facts.consumers.get(&key.peer) else { return Step::Forget };
-    if !facts.namespaces_synced || (!consumer.map_synced && !consumer.leaving) {
+    if !facts.namespaces_synced || !facts.bindings_synced || (!consumer.map_synced && !consumer.leaving) {
+        return Step::Settled;
+    }
+    // The consumer takes names out of its map and never the map away: without it, it is waited for.
+    if consumer.map.is_none() && !consumer.leaving {
         return Step::Settled;
     }
     let wanted = consumer.map.as_ref().and_then(|m| m.desired.get(original)).filter(|_| !consumer.leaving).cloned();
@@ -84,8 +88,6 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some(why));
     }
     let Some(view) = facts.namespaces.get(&twin) else {
-        row.bound = 0;
-        facts.twins.remove(&twin);
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {
@@ -94,13 +96,15 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
                 "annotations": {ORIGINAL_NAME: original, BY_MAP: map_of(&facts.home, consumer)},
             },
         });
+        // Its bindings went with it, whatever their watch has told so far.
+        BINDINGS.iter().for_each(|name| facts.bind(&twin, name, false));
+        facts.twins.remove(&twin);
         return Step::Do(Op::Create, calls::create(Cluster::Home, &NAMESPACES, None, &namespace));
     };
     if !owned(view, &facts.home, consumer, original) {
         return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("a namespace of this name exists and is not this mapping's"));
     }
     if view.deleting {
-        row.bound = 0;
         facts.twins.remove(&twin);
         return answer(facts, key, &twin, Phase::Terminating, None);
     }
@@ -108,16 +112,16 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         let body = json!({"metadata": {"uid": view.uid.as_str(), "annotations": {OWN_UID: view.uid.as_str()}}});
         return Step::Do(Op::Record, calls::merge(Cluster::Home, NAMESPACES.object(None, &twin), &body));
     }
-    match row.bound {
-        0 => Step::Do(Op::Bind(1), space::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON)),
-        1 => Step::Do(Op::Bind(2), space::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account)),
-        _ => {
-            if facts.twins.insert(twin.clone(), key.peer) != Some(key.peer) {
-                facts.wake(Wake::Twin(twin.clone()));
-            }
-            answer(facts, key, &twin, Phase::Accepted, None)
-        }
+    if !facts.bound(&twin, BINDINGS[0]) {
+        return Step::Do(Op::Bind(0), space::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON));
     }
+    if !facts.bound(&twin, BINDINGS[1]) {
+        return Step::Do(Op::Bind(1), space::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account));
+    }
+    if facts.twins.insert(twin.clone(), key.peer) != Some(key.peer) {
+        facts.wake(Wake::Twin(twin.clone()));
+    }
+    answer(facts, key, &twin, Phase::Accepted, None)
 }
 
 /// Sets what the map shall say of this mapping.
@@ -177,10 +181,7 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, re
             answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("a namespace of this name exists"));
             Next::BackOff
         }
-        (Op::Bind(done), Reply::Done(_) | Reply::Conflict) => {
-            row.bound = done;
-            Next::Again
-        }
+        (Op::Bind(which), Reply::Done(_) | Reply::Conflict) => space::bound(facts, &row.twin, BINDINGS[usize::from(which)], reply),
         (Op::Remove, Reply::Done(body)) => {
             match namespace::read_namespace(body) {
                 Ok(Seen { version, .. }) if !facts.namespaces_at.allows(version) => return kind::STALE,
@@ -211,6 +212,14 @@ pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
         return Step::Forget;
     }
     let Some(map) = &consumer.map else { return Step::Settled };
+    // A consumer that has a map had its account once: whatever of its rights is gone now was taken away by hand.
+    let tenant = &consumer.spec.tenant_namespace;
+    if facts.bindings_synced && facts.namespaces.get(&**tenant).is_some_and(|n| n.marked && !n.deleting) {
+        for (which, (name, role)) in TENANT_BINDINGS.iter().enumerate().filter(|(_, (name, _))| !facts.bound(tenant, name)) {
+            let (namespace, account) = if which == 0 { (DAEMON, DAEMON) } else { (tenant.as_str(), consumer.spec.account.as_str()) };
+            return Step::Do(Op::Bind(which as u8), space::bind(tenant, name, role, namespace, account));
+        }
+    }
     let mut patch = Map::new();
     for stale in map.current.keys().filter(|k| !consumer.phases.contains_key(*k)) {
         patch.insert(stale.to_string(), Value::Null);
@@ -232,8 +241,12 @@ fn said(mapped: &Mapped) -> Value {
     json!({"remoteNamespace": mapped.twin, "phase": mapped.phase.as_str(), "remoteNamespaceUid": mapped.uid.as_str()})
 }
 
-pub(crate) fn settle_tenant(facts: &mut Facts, key: &Key, reply: &Reply) -> Next {
+pub(crate) fn settle_tenant(facts: &mut Facts, key: &Key, op: Op, reply: &Reply) -> Next {
     match reply {
+        Reply::Done(_) | Reply::Conflict if let Op::Bind(which) = op => {
+            let Some(tenant) = facts.consumers.get(&key.peer).map(|c| c.spec.tenant_namespace.clone()) else { return Next::Again };
+            space::bound(facts, &tenant, TENANT_BINDINGS[usize::from(which)].0, reply)
+        }
         Reply::Done(body) => {
             if let Ok(Seen { view: SeenView::Map(map), version, .. }) = namespace::read_map(body)
                 && let Some(consumer) = facts.consumers.get_mut(&key.peer)

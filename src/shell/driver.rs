@@ -16,22 +16,23 @@ use tokio::sync::{mpsc, oneshot};
 use super::api::{Api, Notice, Target};
 use super::dial::{self, Through, Way};
 use super::kubeconfig;
-use super::listener::{Answer, Asked, Control};
+use super::listener::{self, Answer, Asked, Control};
 use super::local::Line;
 use super::log::{chain, log};
 use super::looks::{Asker, FRESH, Looks};
 use super::metrics::{self, Counts};
-use super::prepare::{Prepared, TOKEN_LIFE, Told as Prepares};
+use super::prepare::{self, Prepared, TOKEN_LIFE, Told as Prepares};
 use super::pump::{Core, Pump};
 use super::run::{self, TICK};
 use super::scrape::{self, Wanted};
-use super::status::{Known, Parts, status};
+use super::status::{Known, Parts, is_unanswered, status};
 use super::store::Store;
 use super::tally::{Outcome, SIDES, Turn};
 use super::tls::{self, Times, Witness};
+use super::tun::Tun;
 use super::upkeep::Upkeep;
 use super::verbs::{Later, Verbs};
-use super::{listener, local, setup, time};
+use super::{local, setup, time};
 use crate::budget;
 use crate::cli::protocol::{Done, Line as Reported};
 use crate::clock::{Instant, Now};
@@ -72,7 +73,7 @@ pub struct Mailboxes {
     asked: mpsc::Receiver<Asked>,
     lines: mpsc::Receiver<Line>,
     notices: mpsc::Receiver<Notice>,
-    prepared: mpsc::Receiver<Prepares>,
+    prepared: Mailbox<Prepares>,
     scrapes: mpsc::Receiver<Wanted>,
     replies: Mailbox<(Caller, Reply)>,
     told: Mailbox<(u32, Told<Seen>)>,
@@ -82,13 +83,8 @@ pub struct Mailboxes {
 
 impl Mailboxes {
     /// Those that others write to; the rest are the driver's own.
-    pub fn new(
-        asked: mpsc::Receiver<Asked>,
-        lines: mpsc::Receiver<Line>,
-        notices: mpsc::Receiver<Notice>,
-        prepared: mpsc::Receiver<Prepares>,
-        scrapes: mpsc::Receiver<Wanted>,
-    ) -> Mailboxes {
+    pub fn new(asked: mpsc::Receiver<Asked>, lines: mpsc::Receiver<Line>, notices: mpsc::Receiver<Notice>, scrapes: mpsc::Receiver<Wanted>) -> Mailboxes {
+        let prepared = mpsc::channel(1);
         let (replies, told, answers, resolved) = (mpsc::channel(MAILBOX), mpsc::channel(MAILBOX), mpsc::channel(MAILBOX), mpsc::channel(MAILBOX));
         Mailboxes { asked, lines, notices, prepared, scrapes, replies, told, answers, resolved }
     }
@@ -114,7 +110,7 @@ impl Mailboxes {
             Some(asked) = self.asked.recv() => Letter::Asked(asked),
             Some(line) = self.lines.recv() => Letter::Line(line),
             Some(notice) = self.notices.recv() => Letter::Notice(notice),
-            Some(prepared) = self.prepared.recv() => Letter::Prepared(prepared),
+            Some(prepared) = self.prepared.1.recv() => Letter::Prepared(prepared),
             Some(wanted) = self.scrapes.recv() => Letter::Scrape(wanted),
             Some((caller, reply)) = self.replies.1.recv() => Letter::Reply(caller, reply),
             Some((id, told)) = self.told.1.recv() => Letter::Told(id, told),
@@ -182,6 +178,9 @@ pub struct Driver {
     tick: Instant,
     witnesses: Instant,
     token: Option<Instant>,
+    /// The cluster is being got ready; how.
+    order: prepare::Order,
+    preparing: bool,
 }
 
 impl Driver {
@@ -201,6 +200,7 @@ impl Driver {
         mailboxes: Mailboxes,
     ) -> Driver {
         let now = time::mono();
+        let order = prepare::Order { times: times.clone(), kubeconfig: config.kubeconfig.clone(), pods: config.pods };
         Driver {
             verbs: Verbs::new(pump.port()),
             known: Known { started: now, ..Known::default() },
@@ -221,6 +221,8 @@ impl Driver {
             tick: now + TICK,
             witnesses: now + WITNESS,
             token: None,
+            order,
+            preparing: false,
         }
     }
 
@@ -237,6 +239,7 @@ impl Driver {
     async fn until_told(&mut self) -> Result<(), String> {
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals cannot be had: {e}"))?;
+        self.prepare();
         loop {
             self.turn()?;
             let now = time::mono();
@@ -264,7 +267,9 @@ impl Driver {
     fn turn(&mut self) -> Result<(), String> {
         let now = time::now();
         self.outputs(now);
-        self.pump.turn(&mut Packets(&mut self.edge), now).map_err(|_| format!("the device {} was deleted", self.config.interface))?;
+        if self.pump.turn(&mut Packets(&mut self.edge), now).is_err() {
+            self.remake()?;
+        }
         self.edge.handle_timeout(now);
         self.outputs(now);
         self.pump.flush(&mut Packets(&mut self.edge), now);
@@ -285,7 +290,7 @@ impl Driver {
     fn look(&mut self, now: Now) -> Result<(), String> {
         let tick = self.upkeep.tick();
         if tick.tun_gone {
-            return Err(format!("the device {} was deleted", self.config.interface));
+            self.remake()?;
         }
         if tick.host_changed
             && let Some(facts) = run::renewed(&self.facts, &self.config, &mut self.upkeep)
@@ -308,6 +313,21 @@ impl Driver {
         Ok(())
     }
 
+    /// Somebody deleted the device: it is made again, and with it all that was bound to it. Sessions and credentials are as they were.
+    fn remake(&mut self) -> Result<(), String> {
+        let name = &self.config.interface;
+        log!(Warn, "run", "the device {name} was deleted; it is made again");
+        let failed = |why: &str| format!("the device {name} was deleted and cannot be made again: {why}");
+        self.pump.set_tun(Tun::open(name).map_err(|e| failed(&chain(&e).to_string()))?);
+        self.upkeep.remade().map_err(|e| failed(&chain(&e).to_string()))?;
+        let listener = listener::bind(listener::control_address(self.edge.external().own_control()), Some(name)).map_err(|e| failed(&e))?;
+        self.control.listen_on(listener);
+        for peer in &self.edge.authority().ledger().peers {
+            self.api.drop_connections(Cluster::Peer(peer.row));
+        }
+        Ok(())
+    }
+
     fn take(&mut self, letter: Letter) -> Result<(), String> {
         let now = time::now();
         match letter {
@@ -325,7 +345,18 @@ impl Driver {
             Letter::Notice(Notice::Unauthorized(Cluster::Peer(peer))) => self.edge.handle_unauthorized(peer, now),
             Letter::Notice(Notice::Unauthorized(Cluster::Home)) => self.token = self.token.map(|due| due.min(now.mono)),
             Letter::Prepared(Prepares::Waits(why)) => self.known.waits = Some(why),
-            Letter::Prepared(Prepares::Ended(prepared)) => self.prepared((*prepared)?, now)?,
+            Letter::Prepared(Prepares::Ended(prepared)) => {
+                self.preparing = false;
+                match *prepared {
+                    Ok(prepared) => self.prepared(prepared, now)?,
+                    // What was served so far goes on being served.
+                    Err(why) if self.token.is_some() => {
+                        log!(Warn, "api", "{why}");
+                        self.known.token = Some(why);
+                    }
+                    Err(why) => return Err(why),
+                }
+            }
             Letter::Scrape(wanted) => self.look_around(Asker::Scrape(wanted), false, now),
             Letter::Reply(Caller::Edge(owner), reply) => self.edge.handle_reply(owner, reply, now),
             Letter::Reply(Caller::Token, reply) => self.token_came(reply, now),
@@ -456,6 +487,17 @@ impl Driver {
         });
     }
 
+    /// Gets the cluster ready, on a thread of its own because it blocks.
+    fn prepare(&mut self) {
+        if !std::mem::replace(&mut self.preparing, true) {
+            let (order, prepared) = (self.order.clone(), self.mailboxes.prepared.0.clone());
+            tokio::task::spawn_blocking(move || {
+                let ended = prepare::prepare(&order, &mut |why| drop(prepared.blocking_send(Prepares::Waits(why))));
+                drop(prepared.blocking_send(Prepares::Ended(Box::new(ended))));
+            });
+        }
+    }
+
     /// The cluster is ready, or cannot be served.
     fn prepared(&mut self, prepared: Prepared, now: Now) -> Result<(), String> {
         let Prepared { access, address, token, lifetime, nodes, architecture, version } = prepared;
@@ -472,7 +514,7 @@ impl Driver {
         self.edge.authority().set_facts(self.facts.clone());
         self.edge.authority().note_good_time(now.wall);
         self.edge.set_kubelet_version(&version);
-        (self.known.kubernetes, self.known.waits) = (Some(version), None);
+        (self.known.kubernetes, self.known.waits, self.known.token) = (Some(version), None, None);
         log!(Info, "run", "the API server answers; the daemon runs on its own account from here on");
         Ok(())
     }
@@ -506,8 +548,7 @@ impl Driver {
     fn look_on(&mut self, now: Now) {
         let Some(began) = self.looks.began() else { return };
         let peers: Vec<PeerId> = self.edge.authority().ledger().peers.iter().map(|p| p.row).collect();
-        let waited =
-            peers.into_iter().any(|peer| self.edge.is_heard(peer) && self.edge.last_heard(peer, now).is_some_and(|ago| ago > now.mono.since(began) + FRESH));
+        let waited = peers.into_iter().any(|peer| self.edge.is_heard(peer) && is_unanswered(self.edge.last_heard(peer, now), began, now));
         let whole = !waited && self.looks.servers_answered() && (!self.looks.measuring() || self.edge.all_measured());
         if !whole && !self.looks.is_over(now.mono) {
             if self.looks.is_due(now.mono) {
@@ -572,7 +613,7 @@ impl Driver {
             ended: turns(&Turn::ENDED),
             rows,
             writes: self.store.writes(),
-            repairs: vec![("rules", repairs.rules), ("links", repairs.links)],
+            repairs: vec![("rules", repairs.rules), ("links", repairs.links), ("device", repairs.device)],
             owed: known.owed,
             untold: known.untold,
             started: now.wall.0.saturating_sub(now.mono.since(self.known.started).as_secs() as i64),
@@ -603,6 +644,12 @@ impl Driver {
                 }
                 Err(why) => log!(Warn, "api", "{why}"),
             },
+            // It expired while the API server was away, or its account was deleted: only the administrator's credential is left.
+            Reply::Unauthorized => {
+                log!(Warn, "api", "the daemon's own account is not accepted any more; the cluster is got ready again");
+                self.known.token = Some("its account is not accepted any more; the cluster is got ready again".to_owned());
+                self.prepare();
+            }
             other => {
                 let why = crate::cli::admin::explain("its renewal", &other);
                 log!(Warn, "api", "the daemon's own token could not be renewed, trying again: {why}");

@@ -104,6 +104,7 @@ pub fn bind(address: SocketAddr, interface: Option<&str>) -> Result<TcpListener,
 pub struct Control {
     doors: Arc<Doors>,
     accepting: AbortHandle,
+    requests: mpsc::Sender<Asked>,
 }
 
 impl Control {
@@ -111,8 +112,15 @@ impl Control {
     pub fn serve(listener: TcpListener, api_server: SocketAddr, requests: mpsc::Sender<Asked>) -> Control {
         let doors = Arc::new(Doors::default());
         doors.lead_to(api_server);
-        let accepting = tokio::spawn(accept(doors.clone(), listener, requests)).abort_handle();
-        Control { doors, accepting }
+        let accepting = tokio::spawn(accept(doors.clone(), listener, requests.clone())).abort_handle();
+        Control { doors, accepting, requests }
+    }
+
+    /// Serves another listener instead, for the device that the old one was bound to is gone; so are its connections.
+    pub fn listen_on(&mut self, listener: TcpListener) {
+        self.accepting.abort();
+        self.doors.close(|_| true);
+        self.accepting = tokio::spawn(accept(self.doors.clone(), listener, self.requests.clone())).abort_handle();
     }
 
     /// From now on passages lead to this API server.

@@ -60,6 +60,11 @@ impl Pump {
         self.udp.port().unwrap_or_default()
     }
 
+    /// Another device in the place of one that was deleted.
+    pub fn set_tun(&mut self, tun: Tun) {
+        self.tun = tun;
+    }
+
     /// What was lost so far.
     pub fn lost(&self) -> Lost {
         self.lost

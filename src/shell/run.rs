@@ -12,7 +12,6 @@ use super::api::Api;
 use super::driver::{Doors, Driver, Mailboxes};
 use super::listener::{self, Control};
 use super::log::{self, chain, log};
-use super::prepare::{self, Order};
 use super::pump::Pump;
 use super::store::Store;
 use super::tls::{Times, Witness};
@@ -96,7 +95,6 @@ async fn serve(config: Config) -> Result<(), String> {
     let (asked, asked_out) = mpsc::channel(CONTROL_CONNECTIONS);
     let (lines, lines_out) = mpsc::channel(MAILBOX);
     let (notices, notices_out) = mpsc::channel(MAILBOX);
-    let (prepared, prepared_out) = mpsc::channel(1);
     let api = Api::new(notices, entropy::seed());
     // The passage leads where the configuration says, else where a K3s server listens, until the kubeconfig is read.
     let api_server = config.api_server.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 6443)));
@@ -107,13 +105,8 @@ async fn serve(config: Config) -> Result<(), String> {
     if let Some((port, bearer)) = metrics {
         tokio::spawn(scrape::serve(port, bearer, wanted, refusals.scrape.clone()));
     }
-    let order = Order { times: times.clone(), kubeconfig: config.kubeconfig.clone(), pods: config.pods };
-    tokio::task::spawn_blocking(move || {
-        let ended = prepare::prepare(&order, &mut |why| drop(prepared.blocking_send(prepare::Told::Waits(why))));
-        drop(prepared.blocking_send(prepare::Told::Ended(Box::new(ended))));
-    });
     log!(Info, "run", "{} is up: UDP port {}, device {}", edge.authority().ledger().id, config.port, config.interface);
-    let mailboxes = Mailboxes::new(asked_out, lines_out, notices_out, prepared_out, scrapes);
+    let mailboxes = Mailboxes::new(asked_out, lines_out, notices_out, scrapes);
     Driver::new(config, edge, facts, Pump::new(udp, tun), upkeep, store, api, control, refusals, times, mailboxes).run().await
 }
 

@@ -44,6 +44,8 @@ pub struct Repairs {
     pub rules: u64,
     /// Addresses, routes and settings of the TUN.
     pub links: u64,
+    /// The TUN itself.
+    pub device: u64,
     /// When the last repair was, on the monotonic clock.
     pub last: Option<Instant>,
 }
@@ -135,6 +137,19 @@ impl Upkeep {
             self.apply_rules()?;
         }
         link.map(|_| ())
+    }
+
+    /// The TUN was made again after somebody deleted it: all that stood on it is put back.
+    ///
+    /// # Errors
+    /// When it cannot be had; every tick tries again.
+    pub fn remade(&mut self) -> Result<(), UpkeepError> {
+        self.repairs.device += 1;
+        self.repairs.last = Some(super::time::mono());
+        if let Err(why) = link::quiet(&self.wanted.link.name) {
+            log!(Warn, "link", "cannot loosen reverse path filtering on {}: {why}", self.wanted.link.name);
+        }
+        self.apply_link().map(|_| ())
     }
 
     /// Looks whether all is as wanted and puts it right if not. Call it once a second.

@@ -2,11 +2,13 @@
 //
 //	app serve PORT                        HTTP: "hello from HOST to CALLER"; /blob?n=BYTES gives that many known bytes
 //	app get URL                           prints the answer, fails unless it is 200
+//	app beat URL SECONDS                  asks five times a second, each time anew; tells how many answered and the longest time without
 //	app blob URL                          fetches it and prints its size and whether every byte is right
 //	app lookup NAME                       prints its addresses
 //	app listen udp|tcp PORT SECONDS       answers, and prints each caller, until the time is over; fails when none came
 //	app ask udp|tcp HOST PORT [SRCPORT]   one question; prints the answer and the time it took, fails without one in 2 s
 //	app relay IF IF DELAY JITTER LOSS     carries Ethernet frames both ways, late (ms each way) and not all (percent)
+//	app faults LISTEN UPSTREAM CONTROL PKI   a proxy before an API server, that can answer wrongly, late or not at all
 //	app pause                             holds a pod's namespaces open
 package main
 
@@ -34,6 +36,8 @@ func main() {
 		serve(arg[1])
 	case arg[0] == "get" && n == 1:
 		get(arg[1])
+	case arg[0] == "beat" && n == 2:
+		beat(arg[1], time.Duration(number(arg[2])*float64(time.Second)))
 	case arg[0] == "blob" && n == 1:
 		blob(arg[1])
 	case arg[0] == "lookup" && n == 1:
@@ -44,8 +48,10 @@ func main() {
 		ask(arg[1], net.JoinHostPort(arg[2], arg[3]), arg[4])
 	case arg[0] == "relay" && n == 5:
 		relay(arg[1], arg[2], number(arg[3]), number(arg[4]), number(arg[5]))
+	case arg[0] == "faults" && n == 4:
+		faults(arg[1], arg[2], arg[3], arg[4])
 	default:
-		log.Fatal("usage: app serve|get|blob|lookup|listen|ask|relay|pause; see the head of main.go")
+		log.Fatal("usage: app serve|get|beat|blob|lookup|listen|ask|relay|faults|pause; see the head of main.go")
 	}
 }
 
@@ -96,6 +102,22 @@ func fetch(url string, limit time.Duration) *http.Response {
 }
 
 func get(url string) { io.Copy(os.Stdout, fetch(url, 3*time.Second).Body) }
+
+func beat(url string, life time.Duration) {
+	begun := time.Now()
+	last, longest, answered := begun, time.Duration(0), 0
+	c := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for end := begun.Add(life); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if r, err := c.Get(url); err == nil {
+			io.Copy(io.Discard, r.Body)
+			r.Body.Close()
+			longest = max(longest, time.Since(last))
+			last, answered = time.Now(), answered+1
+		}
+	}
+	longest = max(longest, time.Since(last))
+	fmt.Printf("%d answered, longest pause %.1f s, last %.1f s ago\n", answered, longest.Seconds(), time.Since(last).Seconds())
+}
 
 func blob(url string) {
 	b, err := io.ReadAll(fetch(url, 60*time.Second).Body)
