@@ -228,7 +228,7 @@ mod tests {
     async fn where_a_bearer_is_wanted_nothing_is_told_without_it() {
         let (to, refusals) = port(Some("right")).await;
         for shown in ["", "Authorization: Bearer wrong", "Authorization: Bearer righ", "Authorization: Basic right"] {
-            let answer = ask(to, &format!("GET /metrics HTTP/1.1\r\n{shown}").trim_end().to_owned()).await;
+            let answer = ask(to, format!("GET /metrics HTTP/1.1\r\n{shown}").trim_end()).await;
             assert!(answer.starts_with("HTTP/1.1 401 ") && !answer.contains("uptime"), "{shown}: {answer}");
         }
         assert!(ask(to, "GET /other HTTP/1.1").await.starts_with("HTTP/1.1 401 "), "paths are told to nobody either");

@@ -44,6 +44,7 @@ pub(super) struct Made {
 }
 
 /// What the driver is to do before the answer.
+#[expect(clippy::large_enum_variant, reason = "it lives for one statement")]
 pub(super) enum Later {
     /// Save the state, then show the ticket with [`Verbs::invited`].
     Made(Made),
@@ -299,7 +300,6 @@ impl Verbs {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "it lives for one statement")]
 enum Begun {
     Made((Invitation, u64)),
     Waits,

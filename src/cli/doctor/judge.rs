@@ -377,10 +377,13 @@ fn apart(seconds: i64) -> String {
     if seconds < 0 { format!("{n} behind") } else { format!("{n} ahead of") }
 }
 
+/// Judges one hop of a peering.
+type Judge = fn(&mut Hop<'_>, &Facts, &Peer);
+
 fn judge_peer(out: &mut Vec<Finding>, facts: &Facts, peer: &Peer) {
     let name = if peer.id.is_empty() { "(joining)".to_owned() } else { peer.id.clone() };
     let mut broken = false;
-    let hops: [(&'static str, fn(&mut Hop<'_>, &Facts, &Peer)); 6] =
+    let hops: [(&'static str, Judge); 6] =
         [("underlay", underlay), ("tunnel", tunnel), ("control", control), ("peer-api", peer_api), ("node", node), ("namespaces", namespaces)];
     for (hop, judged) in hops {
         let mut h = Hop { out: &mut *out, peer: name.clone(), hop, told: false };
