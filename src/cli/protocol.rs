@@ -147,10 +147,8 @@ pub struct Status {
     pub api: Server,
     /// What the daemon runs with, by the keys of its configuration.
     pub settings: Vec<Setting>,
-    /// Packets the tunnel dropped, by reason; those that were.
-    pub drops: Vec<Count>,
-    /// Requests that were refused, by reason; those that were.
-    pub refusals: Vec<Count>,
+    /// What was refused or dropped since the daemon began, each reason that applied.
+    pub refused: Vec<Refused>,
     /// Peers that left, the newest last.
     pub left: Vec<Former>,
     /// The peers, by ID.
@@ -190,10 +188,13 @@ pub struct Setting {
     pub value: String,
 }
 
-/// How often something happened.
+/// How often something was refused for one reason.
 #[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
-pub struct Count {
-    /// Why; the label of the metric.
+pub struct Refused {
+    /// Where: `tunnel` (datagrams and packets), `rules` (packets, by the host's rules), `listener` (connections to the control end),
+    /// `control` (requests there), `socket` (callers of the local socket).
+    pub at: String,
+    /// Why, in one word.
     pub reason: String,
     /// How often.
     pub count: u64,

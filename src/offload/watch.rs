@@ -178,7 +178,7 @@ impl Feeds {
         if fresh || feed.listing {
             feed.version = None;
         }
-        let wait = Duration::from_millis(100 << feed.attempts.min(7)).max(at_least);
+        let wait = Duration::from_millis(100 << feed.attempts.min(5)).max(at_least);
         feed.attempts = feed.attempts.saturating_add(1);
         (feed.open, feed.due) = (false, Some(now + wait));
     }

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::api::{Api, Notice, Target};
 use super::dial::{self, Through, Way};
 use super::kubeconfig;
-use super::listener::{self, Answer, Asked, Control};
-use super::local::Line;
+use super::listener::{self, Answer, Asked, Control, Refusal};
+use super::local::{self, Line};
 use super::log::{chain, log};
 use super::looks::{Asker, FRESH, Looks};
 use super::metrics::{self, Counts};
@@ -25,16 +25,16 @@ use super::prepare::{self, Prepared, TOKEN_LIFE, Told as Prepares};
 use super::pump::{Core, Pump};
 use super::run::{self, TICK};
 use super::scrape::{self, Wanted};
-use super::status::{Known, Parts, is_unanswered, status};
+use super::status::{Known, Parts, counted, is_unanswered, status};
 use super::store::Store;
 use super::tally::{Outcome, SIDES, Turn};
 use super::tls::{self, Times, Witness};
 use super::tun::Tun;
 use super::upkeep::Upkeep;
 use super::verbs::{Later, Verbs};
-use super::{local, setup, time};
+use super::{setup, time};
 use crate::budget;
-use crate::cli::protocol::{Done, Line as Reported};
+use crate::cli::protocol::{Done, Line as Reported, Refused};
 use crate::clock::{Instant, Now};
 use crate::config::Config;
 use crate::edge::{AgentEvent, AskId, Checksum, Edge, Facts, Order, Output, Owner, Progress, Request, RequestId, Seen, Verdict, WatchId};
@@ -43,6 +43,8 @@ use crate::kube::call::{Body, Call, Cluster, Verb};
 use crate::kube::reply::Reply;
 use crate::kube::watch::Told;
 
+/// How long datagrams gather while there is nothing but a flood of refused handshakes.
+const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 /// Values of one mailbox a turn.
 const LETTERS: usize = 8;
 /// Places of the mailboxes that the driver's own tasks write to.
@@ -247,6 +249,9 @@ impl Driver {
             for due in [self.edge.poll_timeout(), self.token, self.verbs.poll_timeout(), self.looks.poll_timeout()].into_iter().flatten() {
                 until = until.min(due);
             }
+            if self.pump.flooded() {
+                tokio::time::sleep(FLOOD_PAUSE).await;
+            }
             let letter = tokio::select! {
                 ready = self.pump.ready() => { ready.map_err(|e| format!("the socket or the device cannot be read: {e}"))?; None }
                 letter = self.mailboxes.next() => Some(letter),
@@ -296,7 +301,11 @@ impl Driver {
             && let Some(facts) = run::renewed(&self.facts, &self.config, &mut self.upkeep)
             && facts != self.facts
         {
-            let _ = self.edge.gateway().set_local(&facts.pods, &run::barred(&facts));
+            match self.upkeep.own_within(&facts.pods).map(|barred| self.edge.gateway().set_local(&facts.pods, &barred)) {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => log!(Warn, "run", "the host has more addresses in its pod prefixes than there is room for; peers may reach the newest of them"),
+                Err(why) => log!(Warn, "run", "{}", chain(&why)),
+            }
             self.edge.authority().set_facts(facts.clone());
             self.facts = facts;
             self.edge.handshakes(now);
@@ -367,6 +376,18 @@ impl Driver {
         }
         self.outputs(now);
         Ok(())
+    }
+
+    /// What the listener, the local socket and the host's rules turned away.
+    fn refused(&mut self) -> Vec<Refused> {
+        let listener = Refusal::ALL.iter().zip(self.control.refusals()).filter_map(|(why, count)| counted("listener", why.name(), count));
+        let socket = local::Refusal::ALL.iter().zip(self.doors.local.iter()).filter_map(|((_, name), count)| counted("socket", name, count.load(Relaxed)));
+        let mut refused: Vec<Refused> = listener.chain(socket).collect();
+        if let Ok(dropped) = self.upkeep.dropped() {
+            let rules = [("node_end", dropped.node_end), ("external", dropped.external), ("guarded", dropped.guarded)];
+            refused.extend(rules.into_iter().filter_map(|(reason, count)| counted("rules", reason, count)));
+        }
+        refused
     }
 
     fn asked(&mut self, asked: Asked, now: Now) {
@@ -562,8 +583,9 @@ impl Driver {
         for cluster in self.looks.silent(now.mono).collect::<Vec<_>>() {
             self.api.tally().silent(cluster, "it does not answer within 2.5 s");
         }
+        let refused = self.refused();
         let mut parts = Parts { edge: &mut self.edge, config: &self.config, api: &self.api, upkeep: &self.upkeep, known: &self.known };
-        let status = status(&mut parts, Some(began), now);
+        let status = status(&mut parts, refused, Some(began), now);
         for asker in self.looks.end() {
             match asker {
                 Asker::Status(replies) => drop(replies.try_send(Reported::ok(Done { status: Some(status.clone()), ..Done::default() }))),
@@ -583,7 +605,7 @@ impl Driver {
         let known = self.edge.authority().status(now);
         let authority = self.edge.authority();
         let refusals = authority.refusals().map(|(reason, count)| (reason, u64::from(count))).collect();
-        let control = listener::Refusal::ALL.iter().zip(self.control.refusals()).map(|((_, name), count)| ("control", *name, count));
+        let control = Refusal::ALL.iter().zip(self.control.refusals()).map(|(why, count)| ("control", why.name(), count));
         let load = |count: &AtomicU64| count.load(Relaxed);
         let local = local::Refusal::ALL.iter().zip(self.doors.local.iter()).map(|((_, name), count)| ("local", *name, load(count)));
         let scrape = scrape::Refusal::ALL.iter().zip(self.doors.scrape.iter()).map(|((_, name), count)| ("metrics", *name, load(count)));

@@ -27,7 +27,6 @@ const AHEAD: usize = 16;
 const STEP: Duration = Duration::from_secs(10);
 /// The one user that is let in.
 const ROOT: u32 = 0;
-
 /// Why a caller was not heard; the names are the metric's labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {

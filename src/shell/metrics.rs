@@ -193,7 +193,7 @@ fn peers(page: &mut Page, status: &Status, named: &[&Peer]) {
 fn traffic(page: &mut Page, counts: &Counts) {
     page.by(("sluice_tunnel_drops_total", "counter", "Datagrams and packets the tunnel dropped, by reason."), "reason", counts.drops.iter().copied());
     let rules = counts.rule_drops.iter().copied();
-    page.by(("sluice_rule_drops", "gauge", "Packets the packet rules dropped since they were last written, by rule."), "rule", rules);
+    page.by(("sluice_rule_drops_total", "counter", "Packets the packet rules dropped, by rule."), "rule", rules);
     let refused = counts.refusals.iter().copied();
     page.by(("sluice_refusals_total", "counter", "Control requests of peers and strangers that were refused, by reason."), "reason", refused);
     let doors = ("sluice_connection_refusals_total", "Connections that were refused before a request was heard, by door and reason.");

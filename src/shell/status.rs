@@ -11,7 +11,7 @@ use super::syscall;
 use super::tally::Health;
 use super::upkeep::Upkeep;
 use super::warnings::{self, Own};
-use crate::cli::protocol::{Amounts, Count, Credential, Former, Mapped, Namespace, Node, Peer, Server, Setting, Size, Status, Tunnel};
+use crate::cli::protocol::{Amounts, Credential, Former, Mapped, Namespace, Node, Peer, Refused, Server, Setting, Size, Status, Tunnel};
 use crate::clock::{Instant, Now};
 use crate::config::Config;
 use crate::edge::{Edge, JoinStatus, Peering, Phase, Resources};
@@ -45,8 +45,15 @@ pub(super) struct Parts<'a> {
     pub(super) known: &'a Known,
 }
 
-/// The tree. Peers that were asked at `looked`, and not heard since, are away.
-pub(super) fn status(parts: &mut Parts<'_>, looked: Option<Instant>, now: Now) -> Status {
+/// A counter that has counted.
+pub(super) fn counted(at: &str, reason: &str, count: u64) -> Option<Refused> {
+    (count > 0).then(|| Refused { at: at.to_owned(), reason: reason.to_owned(), count })
+}
+
+/// The tree. Peers that were asked at `looked`, and not heard since, are away; `refused` is what the shell's own doors count.
+pub(super) fn status(parts: &mut Parts<'_>, mut refused: Vec<Refused>, looked: Option<Instant>, now: Now) -> Status {
+    refused.extend(parts.edge.gateway().drops().iter().filter_map(|(reason, count)| counted("tunnel", reason.name(), count)));
+    refused.extend(parts.edge.authority().refusals().filter_map(|(reason, count)| counted("control", reason, u64::from(count))));
     let known = parts.edge.authority().status(now);
     let dropped: u64 = parts.edge.gateway().drops().iter().map(|(_, count)| count).sum();
     let mut peers: Vec<Peer> = known.peers.iter().map(|peering| peer(parts, peering, dropped, looked, now)).collect();
@@ -85,8 +92,7 @@ pub(super) fn status(parts: &mut Parts<'_>, looked: Option<Instant>, now: Now) -
         warnings: warnings::own(&own),
         api,
         settings: settings(parts.config, parts.edge.external().prefix()),
-        drops: parts.edge.gateway().drops().iter().filter(|(_, n)| *n > 0).map(|(r, count)| Count { reason: r.name().into(), count }).collect(),
-        refusals: parts.edge.authority().refusals().filter(|(_, n)| *n > 0).map(|(r, n)| Count { reason: r.into(), count: n.into() }).collect(),
+        refused,
         left: known.left[newest..].iter().map(|(id, at, told)| Former { id: id.to_string(), at: at.to_string(), told: *told }).collect(),
         peers,
     }

@@ -29,8 +29,8 @@ const LIFE: u64 = 300;
 const SILENCE: Duration = Duration::from_secs(150);
 /// A stream on which something was told was a good one if it lived this long; a silent one if it lived the longer time.
 const GOOD: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
-/// The first and the longest delay before another attempt.
-const DELAY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(30)];
+/// The first and the longest delay before another attempt: an API server that is back after long is noticed soon.
+const DELAY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(8)];
 /// So many lines in a row that are no events end a stream: whatever speaks there is no API server.
 const GARBLED_MAX: u32 = 8;
 /// The most of an error's body that is read, in bytes.
