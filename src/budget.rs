@@ -71,6 +71,8 @@ pub const CONTROL_CONNECTIONS_EACH: usize = 8;
 pub const PASSAGES: usize = 512;
 /// API passages of one caller: one a watch and a few for calls; one more is refused.
 pub const PASSAGES_EACH: usize = 96;
+/// Readers of the metrics at once; one more is closed.
+pub const SCRAPES: usize = 4;
 /// Callers of the local socket at once; more wait outside.
 pub const LOCAL_CALLERS: usize = 16;
 /// The longest request line on the local socket, in bytes.

@@ -6,6 +6,8 @@
 //! Whether a peer is there is asked of the tunnel itself: an ICMP echo between the control ends, sent only when nothing else was heard
 //! for a while. Its answer also is the round-trip time that `status` shows.
 
+pub mod look;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -16,7 +18,7 @@ pub use crate::auth::issue::Account;
 pub use crate::auth::keys::{clamp, public_of};
 pub use crate::auth::ledger::Ledger;
 pub use crate::auth::resources::Resources;
-pub use crate::auth::status::{PeerStatus as Peering, Phase, Status};
+pub use crate::auth::status::{JoinStatus, PeerStatus as Peering, Phase, Status};
 pub use crate::auth::{AskId, Authority, Facts, Invitation, InviteOrder, JoinOrder, Progress, Request, RequestId};
 pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, NamespaceReport, Order, Seen, WatchId};
 pub use crate::tunnel::{Addresses, BATCH, Checksum, Gateway, PeerSpec, PeerStatus, Reason, Shares, Verdict};
@@ -147,6 +149,11 @@ struct Session {
     /// The number of the echo request that is due or waited for, and when it was sent.
     probe: Option<(u16, Option<Instant>)>,
     round_trip: Option<Duration>,
+    /// Sizes of packets that were tried.
+    tried: look::Tried,
+    /// Where it was last heard from, and how often that was another place than before.
+    place: Option<SocketAddr>,
+    moves: u32,
     /// Whether it is heard, and since when it is or is not.
     heard: bool,
     since: Instant,
@@ -162,6 +169,12 @@ impl Session {
     fn hear(&mut self, heard: bool, now: Instant) {
         if self.heard != heard {
             (self.heard, self.since) = (heard, now);
+        }
+    }
+
+    fn at(&mut self, place: SocketAddr) {
+        if self.place.replace(place).is_some_and(|before| before != place) {
+            self.moves = self.moves.saturating_add(1);
         }
     }
 }
@@ -345,7 +358,7 @@ impl Edge {
 
     /// The next datagram that no input was the cause of. Ask until `None` after every other call.
     pub fn poll_datagram(&mut self, now: Now, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
-        self.gateway.poll_datagram(out).or_else(|| self.probe(now, out))
+        self.gateway.poll_datagram(out).or_else(|| self.probe(now, out)).or_else(|| self.try_size(now, out))
     }
 
     /// A control request from the listener.
@@ -467,6 +480,7 @@ impl Edge {
                 self.sequence = self.sequence.wrapping_add(1);
                 let sequence = self.sequence;
                 if let Some(session) = self.session_mut(id) {
+                    endpoint.into_iter().for_each(|place| session.at(place));
                     session.hear(true, now.mono);
                     session.probe = Some((sequence, None));
                 }
@@ -478,7 +492,12 @@ impl Edge {
                 }
                 self.tell_reachable(id, now);
             }
-            tunnel::Event::EndpointChanged { id, endpoint } => self.authority.handle_endpoint(id, endpoint, now),
+            tunnel::Event::EndpointChanged { id, endpoint } => {
+                if let Some(session) = self.session_mut(id) {
+                    session.at(endpoint);
+                }
+                self.authority.handle_endpoint(id, endpoint, now);
+            }
             tunnel::Event::Quiet { id } => self.authority.handle_quiet(id),
         }
     }
@@ -626,6 +645,9 @@ impl Edge {
             spec,
             probe: None,
             round_trip: None,
+            tried: look::Tried::default(),
+            place: None,
+            moves: 0,
             heard: false,
             since: now.mono,
             credential: false,
@@ -687,7 +709,8 @@ impl Edge {
         let (sequence, _) = session.probe?;
         // Sent at most once; from now on it is only waited for.
         session.probe = Some((sequence, Some(now.mono)));
-        let mut packet = echo(session.spec.control.0, session.spec.control.1, sequence);
+        let mut packet = [0; 28];
+        look::request(&mut packet, session.spec.control.0, session.spec.control.1, ECHO, sequence);
         match self.gateway.handle_packet(&mut packet, Checksum::Whole, now, out) {
             Verdict::ToPeer { to, len } => Some((to, len)),
             _ => None,
@@ -699,6 +722,7 @@ impl Edge {
         if packet.len() < 28 || packet[9] != 1 || packet[0] != 0x45 || packet[20] != 0 {
             return;
         }
+        self.hear_size(peer, packet);
         let Some(session) = self.session_mut(peer) else { return };
         let ours = packet[24..26] == ECHO.to_be_bytes();
         if let Some((sequence, Some(sent))) = session.probe
@@ -731,35 +755,6 @@ fn parting_open(partings: &BTreeMap<PeerId, Parting>, peer: PeerId) -> bool {
 /// A grant in the agent's units.
 fn amount(r: Resources) -> Amount {
     Amount { cpu: u64::from(r.cpu), memory: u64::from(r.memory) << 20, pods: u64::from(r.pods) }
-}
-
-/// An ICMP echo request (RFC 792) without data.
-fn echo(from: Ipv4Addr, to: Ipv4Addr, sequence: u16) -> [u8; 28] {
-    let mut p = [0u8; 28];
-    p[0] = 0x45;
-    p[3] = 28;
-    p[6] = 0x40;
-    p[8] = 64;
-    p[9] = 1;
-    p[12..16].copy_from_slice(&from.octets());
-    p[16..20].copy_from_slice(&to.octets());
-    let header = checksum(&p[..20]);
-    p[10..12].copy_from_slice(&header.to_be_bytes());
-    p[20] = 8;
-    p[24..26].copy_from_slice(&ECHO.to_be_bytes());
-    p[26..28].copy_from_slice(&sequence.to_be_bytes());
-    let body = checksum(&p[20..]);
-    p[22..24].copy_from_slice(&body.to_be_bytes());
-    p
-}
-
-/// The Internet checksum (RFC 1071) of an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]

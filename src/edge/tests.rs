@@ -213,9 +213,11 @@ fn collection(path: &str) -> &str {
 
 #[test]
 fn an_echo_request_has_right_checksums() {
-    let packet = echo(Ipv4Addr::new(10, 70, 0, 2), Ipv4Addr::new(10, 70, 1, 1), 7);
-    assert_eq!(checksum(&packet[..20]), 0);
-    assert_eq!(checksum(&packet[20..]), 0);
+    for size in [28].into_iter().chain(look::SIZES) {
+        let mut packet = vec![0; usize::from(size)];
+        look::request(&mut packet, Ipv4Addr::new(10, 70, 0, 2), Ipv4Addr::new(10, 70, 1, 1), ECHO, 7);
+        assert_eq!((look::checksum(&packet[..20]), look::checksum(&packet[20..])), (0, 0), "{size}");
+    }
 }
 
 #[test]

@@ -418,6 +418,11 @@ impl Agent {
         self.loops.table.len()
     }
 
+    /// How many rows of each kind are used, and how many there may be; the names are the metric's labels.
+    pub fn fill(&self) -> impl Iterator<Item = (&'static str, usize, usize)> + '_ {
+        Sort::ALL.iter().map(|&(sort, name)| (name, self.loops.table.count(sort), sort.capacity()))
+    }
+
     /// Namespaces, providers or what is known of them changed: links and watches follow.
     pub(super) fn changed(&mut self) {
         namespace::relink(&mut self.facts);

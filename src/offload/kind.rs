@@ -274,6 +274,22 @@ pub(crate) enum Sort {
 impl Sort {
     pub(crate) const COUNT: usize = 12;
 
+    /// All of them with their names, in the order of their counts.
+    pub(crate) const ALL: [(Sort, &'static str); Sort::COUNT] = [
+        (Sort::Node, "node"),
+        (Sort::Map, "map"),
+        (Sort::Space, "namespace"),
+        (Sort::Pod, "pod"),
+        (Sort::Service, "service"),
+        (Sort::Slice, "endpoint_slice"),
+        (Sort::ConfigMap, "config_map"),
+        (Sort::Secret, "secret"),
+        (Sort::Tenant, "tenant"),
+        (Sort::Twin, "twin"),
+        (Sort::Shadow, "shadow_pod"),
+        (Sort::Render, "shadow_endpoint_slice"),
+    ];
+
     /// How many rows there may be; one more is refused, and the object waits with an event until a row is free.
     pub(crate) const fn capacity(self) -> usize {
         match self {

@@ -212,6 +212,25 @@ impl Ruleset {
         Ok(dropped)
     }
 
+    /// Whether there is a table of our name.
+    ///
+    /// # Errors
+    /// [`RulesError::Foreign`] if it is not ours; else what the kernel said.
+    pub fn there(&mut self) -> Result<bool, RulesError> {
+        self.table_there()
+    }
+
+    /// The names of all chains for IPv4, whoever made them.
+    ///
+    /// # Errors
+    /// When the kernel does not list them.
+    pub fn chains(&mut self) -> Result<Vec<String>, RulesError> {
+        let mut names = Vec::new();
+        let name = |body: &[u8]| Some(String::from_utf8_lossy(attribute(body.get(4..)?, 3)?).trim_end_matches('\0').to_owned());
+        self.netlink.dump(Message::new(GET_CHAIN, 0, &IPV4), |body| names.extend(name(body))).map_err(kernel("list the chains of packet rules"))?;
+        Ok(names)
+    }
+
     fn commit(&mut self, commands: Vec<Message>) -> Result<(), Refusal> {
         let frame = |kind| Message::new(kind, 0, &[0, 0, 0, SUBSYSTEM as u8]);
         self.netlink.batch(frame(0x10), commands, frame(0x11))

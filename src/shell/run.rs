@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::api::Api;
-use super::driver::{Driver, Mailboxes};
+use super::driver::{Doors, Driver, Mailboxes};
 use super::listener::{self, Control};
 use super::log::{self, chain, log};
 use super::pump::Pump;
@@ -18,8 +18,8 @@ use super::tls::{Times, Witness};
 use super::tun::Tun;
 use super::udp::Udp;
 use super::upkeep::{Upkeep, UpkeepError, Wanted};
-use super::{entropy, link, local, nft, time};
-use crate::budget::CONTROL_CONNECTIONS;
+use super::{entropy, link, local, nft, scrape, time};
+use crate::budget::{CONTROL_CONNECTIONS, SCRAPES};
 use crate::cli::tunnel_config;
 use crate::config::{Config, Level};
 use crate::edge::{Account, Authority, Edge, Facts, Ledger};
@@ -81,6 +81,7 @@ async fn serve(config: Config) -> Result<(), String> {
     let mut edge = Edge::new(authority, entropy::seed(), now, system);
     edge.gateway().set_local(&facts.pods, &barred).map_err(|_| "more pod prefixes or own addresses than there is room for".to_owned())?;
     let _alone = local::alone()?;
+    let metrics = metrics(&config);
     // From here on the host is changed; whatever fails later takes it back.
     let socket = local::listen(Path::new(&config.socket))?;
     let upkeep = Upkeep::start(wanted(&config, &edge)).map_err(|e: UpkeepError| chain(&e).to_string())?;
@@ -99,10 +100,37 @@ async fn serve(config: Config) -> Result<(), String> {
     // The passage leads where the configuration says, else where a K3s server listens, until the kubeconfig is read.
     let api_server = config.api_server.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 6443)));
     let control = Control::serve(listener, api_server, asked);
-    tokio::spawn(local::serve(socket, lines));
+    let refusals = Doors::default();
+    tokio::spawn(local::serve(socket, lines, refusals.local.clone()));
+    let (wanted, scrapes) = mpsc::channel(SCRAPES);
+    if let Some((port, bearer)) = metrics {
+        tokio::spawn(scrape::serve(port, bearer, wanted, refusals.scrape.clone()));
+    }
     log!(Info, "run", "{} is up: UDP port {}, device {}", edge.authority().ledger().id, config.port, config.interface);
-    let mailboxes = Mailboxes::new(asked_out, lines_out, notices_out);
-    Driver::new(config, edge, facts, Pump::new(udp, tun), upkeep, store, api, control, times, mailboxes).run().await
+    let mailboxes = Mailboxes::new(asked_out, lines_out, notices_out, scrapes);
+    Driver::new(config, edge, facts, Pump::new(udp, tun), upkeep, store, api, control, refusals, times, mailboxes).run().await
+}
+
+/// The port of the metrics, and the bearer that is wanted there. Where they cannot be had the log says why; that is no reason not to carry pods' traffic.
+fn metrics(config: &Config) -> Option<(tokio::net::TcpListener, Option<String>)> {
+    let address = config.metrics?;
+    let bearer = match address.ip().is_loopback() {
+        true => None,
+        false => match scrape::token(Path::new(&config.state)) {
+            Ok(bearer) => Some(bearer),
+            Err(why) => {
+                log!(Warn, "metrics", "metrics are not served on {address}, for want of a bearer: {why}");
+                return None;
+            }
+        },
+    };
+    match scrape::bind(address) {
+        Ok(port) => Some((port, bearer)),
+        Err(why) => {
+            log!(Warn, "metrics", "{why}");
+            None
+        }
+    }
 }
 
 /// What was stored, or a new cluster's.

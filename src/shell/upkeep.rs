@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::clock::Instant;
 use crate::identity::Prefix;
 use crate::shell::link::{self, LinkError, Links};
 use crate::shell::log::{chain, log};
@@ -34,6 +35,19 @@ pub struct Tick {
     pub tun_gone: bool,
     /// Everything wanted is in force.
     pub whole: bool,
+}
+
+/// How often something had to be put back that others had changed or removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repairs {
+    /// The packet rules.
+    pub rules: u64,
+    /// Addresses, routes and settings of the TUN.
+    pub links: u64,
+    /// The TUN itself.
+    pub device: u64,
+    /// When the last repair was, on the monotonic clock.
+    pub last: Option<Instant>,
 }
 
 /// What could not be done.
@@ -82,6 +96,7 @@ pub struct Upkeep {
     wanted: Wanted,
     link_owed: bool,
     last_failure: String,
+    repairs: Repairs,
     /// What rules that we wrote anew had dropped.
     dropped: Dropped,
 }
@@ -97,7 +112,8 @@ impl Upkeep {
         if let Err(why) = link::quiet(&wanted.link.name) {
             log!(Warn, "link", "cannot loosen reverse path filtering on {}: {why}", wanted.link.name);
         }
-        let mut upkeep = Upkeep { links, ruleset, wanted, link_owed: true, last_failure: String::new(), dropped: Dropped::default() };
+        let mut upkeep =
+            Upkeep { links, ruleset, wanted, link_owed: true, last_failure: String::new(), repairs: Repairs::default(), dropped: Dropped::default() };
         match upkeep.apply() {
             Err(why @ UpkeepError::Link(LinkError::Clash(_))) => upkeep.failed(&why),
             other => other?,
@@ -131,6 +147,8 @@ impl Upkeep {
     /// # Errors
     /// When it cannot be had; every tick tries again.
     pub fn remade(&mut self) -> Result<(), UpkeepError> {
+        self.repairs.device += 1;
+        self.repairs.last = Some(super::time::mono());
         if let Err(why) = link::quiet(&self.wanted.link.name) {
             log!(Warn, "link", "cannot loosen reverse path filtering on {}: {why}", self.wanted.link.name);
         }
@@ -166,12 +184,25 @@ impl Upkeep {
             }
         }
         if tick.links_restored > 0 || tick.rules_restored {
+            self.repairs.links += tick.links_restored as u64;
+            self.repairs.rules += u64::from(tick.rules_restored);
+            self.repairs.last = Some(super::time::mono());
             log!(Info, "link", "put back what others had changed: {} of addresses and routes, rules: {}", tick.links_restored, tick.rules_restored);
         }
         if tick.whole {
             self.last_failure.clear();
         }
         tick
+    }
+
+    /// Why what is wanted is not in force; empty if it is.
+    pub fn trouble(&self) -> &str {
+        &self.last_failure
+    }
+
+    /// What was put back so far.
+    pub fn repairs(&self) -> Repairs {
+        self.repairs
     }
 
     /// The prefixes other interfaces use; see [`Links::in_use`].
