@@ -91,7 +91,7 @@ impl Pump {
         let refused = self.take_datagrams(core, now);
         self.flush(core, now);
         let read = self.take_packets(core, now);
-        self.flooded = refused > 0 && refused == self.datagrams.len() && self.packets.len() == 0;
+        self.flooded = refused > 0 && refused == self.datagrams.len() && self.packets.is_empty();
         self.flush(core, now);
         read
     }
