@@ -45,10 +45,8 @@ pub const NAMESPACES: usize = 64;
 pub const TWINS: usize = 1_024;
 /// Of [`TWINS`], those one consumer may have, besides what is being made ([`CALLS_EACH`]) when it is full; one more is refused.
 pub const TWINS_EACH: usize = 32;
-/// Objects of each kind that a consumer may keep in one of its twin namespaces; its ShadowPods go by what was granted.
+/// Objects of each kind of Kubernetes' own that a consumer may keep in one of its twin namespaces.
 pub const TWIN_OBJECTS: usize = 256;
-/// The same for its maps and slices in its tenant namespace, where it needs one of each.
-pub const TENANT_OBJECTS: usize = 4;
 /// Rows of a reflected kind.
 pub const ROWS: usize = 5_120;
 /// API calls under way at once.

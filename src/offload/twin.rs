@@ -125,7 +125,7 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         return Step::Do(Op::Bind(0), space::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON));
     }
     if !row.quota {
-        return Step::Do(Op::Quota, calls::create(Cluster::Home, &QUOTAS, Some(&twin), &quota(consumer.spec.grant.pods)));
+        return Step::Do(Op::Quota, calls::create(Cluster::Home, &QUOTAS, Some(&twin), &quota()));
     }
     if !facts.bound(&twin, BINDINGS[1]) {
         return Step::Do(Op::Bind(1), space::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account));
@@ -137,18 +137,15 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
 }
 
 /// How many objects a consumer may keep in a twin: it stands before the consumer gets its rights there. Only made, never changed: the administrator
-/// may give more. No storage is granted, so there are no claims.
-fn quota(pods: u64) -> Value {
+/// may give more. No storage is granted, so there are no claims. Kinds of our own are left out: a cluster that learnt of them lately counts them only
+/// minutes later, and lets none be made until then.
+fn quota() -> Value {
     let most = budget::TWIN_OBJECTS.to_string();
-    // Those that have ended stay until home deletes them.
-    let shadows = pods.saturating_mul(2).saturating_add(16).min(budget::ROWS as u64 / 4).to_string();
     json!({
         "apiVersion": "v1", "kind": "ResourceQuota",
         "metadata": {"name": "sluice-peer", "labels": {MANAGED: "true"}},
         "spec": {"hard": {
-            "count/shadowpods.offloading.liqo.io": shadows,
-            "count/shadowendpointslices.offloading.liqo.io": most, "count/services": most, "count/configmaps": most, "count/secrets": most,
-            "count/ingresses.networking.k8s.io": most, "count/persistentvolumeclaims": "0",
+            "count/services": most, "count/configmaps": most, "count/secrets": most, "count/ingresses.networking.k8s.io": most, "count/persistentvolumeclaims": "0",
         }},
     })
 }

@@ -103,6 +103,8 @@ fn site(from: IpAddr) -> u64 {
 mod tests {
     use super::*;
 
+    type Flood = &'static dyn Fn(u32) -> SocketAddr;
+
     fn from(address: impl Into<IpAddr>) -> SocketAddr {
         (address.into(), 1).into()
     }
@@ -140,8 +142,7 @@ mod tests {
         let now = Instant::default();
         let peer: SocketAddr = "198.51.100.7:4711".parse().expect("a socket");
         // From one socket; from all ports of the peer's address; from everywhere.
-        type Flood<'a> = (&'a dyn Fn(u32) -> SocketAddr, std::ops::RangeInclusive<usize>);
-        let floods: [Flood; 3] = [
+        let floods: [(Flood, std::ops::RangeInclusive<usize>); 3] = [
             (&|_| from([203, 0, 113, 66]), 131..=132),
             (&|n| ([198, 51, 100, 7], n as u16).into(), 3_500..=4_224),
             (&|n| (Ipv4Addr::from_bits(n.wrapping_mul(2_654_435_761)), 9).into(), 3_500..=4_224),
