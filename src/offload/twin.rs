@@ -215,7 +215,8 @@ pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
     // A consumer that has a map had its account once: whatever of its rights is gone now was taken away by hand.
     let tenant = &consumer.spec.tenant_namespace;
     if facts.bindings_synced && facts.namespaces.get(&**tenant).is_some_and(|n| n.marked && !n.deleting) {
-        for (which, (name, role)) in TENANT_BINDINGS.iter().enumerate().filter(|(_, (name, _))| !facts.bound(tenant, name)) {
+        let mut all = TENANT_BINDINGS.iter().enumerate();
+        if let Some((which, (name, role))) = all.find(|(_, (name, _))| !facts.bound(tenant, name)) {
             let (namespace, account) = if which == 0 { (DAEMON, DAEMON) } else { (tenant.as_str(), consumer.spec.account.as_str()) };
             return Step::Do(Op::Bind(which as u8), space::bind(tenant, name, role, namespace, account));
         }
