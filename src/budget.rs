@@ -25,8 +25,8 @@ pub const PARKED: usize = 32;
 pub const PEER_ROUTES: usize = 16;
 /// Routes over all peers, control and node ends included.
 pub const ROUTES: usize = 320;
-/// Addresses of this host inside its own pod prefixes, which no peer may reach.
-pub const BARRED: usize = 32;
+/// Addresses of this host inside its own pod prefixes, with the ends of their subnets, which no peer may reach.
+pub const BARRED: usize = 96;
 /// The largest IP packet carried, in bytes.
 pub const PACKET_MAX: usize = 1600;
 /// The largest Kubernetes object handled, in bytes; a larger one is refused with an event.
@@ -39,6 +39,14 @@ pub const HEAD_MAX: usize = 8 * 1024;
 pub const CONTROL_CONNECTIONS: usize = 64;
 /// Offloaded namespaces.
 pub const NAMESPACES: usize = 64;
+/// Twin namespaces of all consumers.
+pub const TWINS: usize = 1_024;
+/// Of [`TWINS`], those one consumer may have, besides what is being made ([`CALLS_EACH`]) when it is full; one more is refused.
+pub const TWINS_EACH: usize = 32;
+/// Objects of each kind that a consumer may keep in one of its twin namespaces; its ShadowPods go by what was granted.
+pub const TWIN_OBJECTS: usize = 256;
+/// The same for its maps and slices in its tenant namespace, where it needs one of each.
+pub const TENANT_OBJECTS: usize = 4;
 /// Rows of a reflected kind.
 pub const ROWS: usize = 5_120;
 /// API calls under way at once.

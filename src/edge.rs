@@ -19,7 +19,7 @@ pub use crate::auth::resources::Resources;
 pub use crate::auth::status::{PeerStatus as Peering, Phase, Status};
 pub use crate::auth::{AskId, Authority, Facts, Invitation, InviteOrder, JoinOrder, Progress, Request, RequestId};
 pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, NamespaceReport, Order, Seen, WatchId};
-pub use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, PeerStatus, Verdict};
+pub use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, PeerStatus, Reason, Verdict};
 
 use crate::auth::issue::tenant;
 use crate::auth::ledger::{Debt, Owed};
@@ -328,7 +328,7 @@ impl Edge {
                     self.admit(Box::new(spec), now, system());
                     self.gateway.handle_datagram(from, datagram, now, out)
                 }
-                None => Verdict::Handled,
+                None => self.gateway.ignore(),
             },
             verdict => verdict,
         };

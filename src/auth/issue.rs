@@ -3,12 +3,13 @@
 //! ```text
 //! Token --404--> Namespace --409--> Look (ours? going?) --+
 //!   ^                |                                     v
-//!   +-- Account <-- Peer's binding <-- Own binding <-------+        Revoke: Account -> Look -> Namespace -> Look ... gone
+//!   +-- Account <-- Quota <-- Peer's binding <-- Own binding        Revoke: Account -> Look -> Namespace -> Look ... gone
 //! ```
 //! Every step may be repeated: after a restart, an unanswered call or a lost object it is simply walked again. Called by the authority.
 //! It never touches a namespace without our mark. While the API server is down it waits, longer each time, to at most ten seconds.
 
 use super::refusal::{Reason, Refusal};
+use crate::budget;
 use crate::clock::Instant;
 use crate::identity::ClusterId;
 use crate::kube::call::{Body, Call, Cluster, Resource, Verb};
@@ -35,6 +36,7 @@ const REFUSALS: u32 = 6;
 
 const NAMESPACES: Resource = Resource { group: "", version: "v1", plural: "namespaces" };
 const ACCOUNTS: Resource = Resource { group: "", version: "v1", plural: "serviceaccounts" };
+const QUOTAS: Resource = Resource { group: "", version: "v1", plural: "resourcequotas" };
 const BINDINGS: Resource = Resource { group: "rbac.authorization.k8s.io", version: "v1", plural: "rolebindings" };
 
 /// The daemon's own ServiceAccount.
@@ -108,6 +110,7 @@ enum Step {
     Look,
     Own,
     Peer,
+    Quota,
     Account,
 }
 
@@ -166,6 +169,12 @@ impl Issue {
                 (NAMESPACES.collection(None), json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": guarded}}))
             }
             Step::Own => (BINDINGS.collection(inside), binding(OWN_BINDING, OWN_ROLE, &self.own)),
+            Step::Quota => {
+                let most = budget::TENANT_OBJECTS.to_string();
+                let hard = json!({"count/namespacemaps.offloading.liqo.io": most, "count/resourceslices.authentication.liqo.io": most});
+                let metadata = json!({"name": ACCOUNT, "namespace": namespace, "labels": labels});
+                (QUOTAS.collection(inside), json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": hard}}))
+            }
             Step::Peer => {
                 let peer = Account { namespace: namespace.clone(), name: ACCOUNT.into() };
                 (BINDINGS.collection(inside), binding(ACCOUNT, TENANT_ROLE, &peer))
@@ -207,7 +216,8 @@ impl Issue {
             },
             (Step::Namespace, Reply::Conflict) => Step::Look,
             (Step::Own, Reply::Done(_) | Reply::Conflict) => Step::Peer,
-            (Step::Peer, Reply::Done(_) | Reply::Conflict) => Step::Account,
+            (Step::Peer, Reply::Done(_) | Reply::Conflict) => Step::Quota,
+            (Step::Quota, Reply::Done(_) | Reply::Conflict) => Step::Account,
             (Step::Account, Reply::Done(_) | Reply::Conflict) => Step::Token,
             (Step::Namespace, Reply::NotFound) => {
                 self.pace.wait(now, Duration::ZERO);

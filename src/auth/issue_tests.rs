@@ -30,6 +30,7 @@ fn a_new_consumer_gets_namespace_bindings_account_and_token_in_this_order() {
         ("/api/v1/namespaces", OURS),
         ("/apis/rbac.authorization.k8s.io/v1/namespaces/liqo-tenant-edge/rolebindings", "{}"),
         ("/apis/rbac.authorization.k8s.io/v1/namespaces/liqo-tenant-edge/rolebindings", "{}"),
+        ("/api/v1/namespaces/liqo-tenant-edge/resourcequotas", "{}"),
         ("/api/v1/namespaces/liqo-tenant-edge/serviceaccounts", "{}"),
     ] {
         let call = it.poll_call().expect("a call");
@@ -41,6 +42,7 @@ fn a_new_consumer_gets_namespace_bindings_account_and_token_in_this_order() {
         assert_eq!(it.handle_reply(done(reply), NOW), None);
     }
     assert!(bodies[1].contains(r#""name":"sluice-tenant-admin""#) && bodies[2].contains(r#""name":"sluice-tenant""#));
+    assert!(bodies[3].contains(r#""count/namespacemaps.offloading.liqo.io":"4""#));
     assert!(bodies[2].contains(r#""namespace":"liqo-tenant-edge""#) && bodies[0].contains(r#""liqo.io/tenant-namespace":"true""#));
     assert_eq!(path(it.poll_call()), "/api/v1/namespaces/liqo-tenant-edge/serviceaccounts/sluice-peer/token");
     let issued = Outcome::Issued { token: "a.b.c".into(), lifetime: 3607, uid: Some("u1".into()) };

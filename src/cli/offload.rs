@@ -143,7 +143,7 @@ fn late(admin: &Admin, name: &str) -> Failure {
     let lender =
         matches!(nodes, Reply::Done(list) if serde_json::from_slice::<Value>(&list).unwrap_or_default()["items"].as_array().is_some_and(|i| !i.is_empty()));
     let hint = if lender {
-        "is the daemon running? sluice status. Kubernetes 1.36 or later is needed. The NamespaceOffloading stays: sluice unoffload takes it back"
+        "is the daemon running? sluice status. Before Kubernetes 1.36 the API server needs the feature gate MutatingAdmissionPolicy. The NamespaceOffloading stays: sluice unoffload takes it back"
     } else {
         "no peer lends resources to this cluster yet: sluice join. The NamespaceOffloading stays and takes effect then: sluice unoffload takes it back"
     };

@@ -141,8 +141,22 @@ pub struct Status {
     pub tickets: u32,
     /// What is wrong with this cluster's own side, one sentence each.
     pub warnings: Vec<String>,
+    /// What was refused or dropped since the daemon began, each reason that applied.
+    pub refused: Vec<Refused>,
     /// The peers, by ID.
     pub peers: Vec<Peer>,
+}
+
+/// How often something was refused for one reason.
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
+pub struct Refused {
+    /// Where: `tunnel` (datagrams and packets), `rules` (packets, by the host's rules), `listener` (connections to the control end),
+    /// `control` (requests there), `socket` (callers of the local socket).
+    pub at: String,
+    /// Why, in one word.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// One peering.

@@ -57,8 +57,8 @@ pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
     let watch = Stopwatch::start();
     let step = |what: &str, count: usize| out.step(&Progress { step: what.to_owned(), detail: format!("{count} removed, {}", watch.shown()) });
 
-    let mutating = objects.iter().rev().filter(|o| o.kind.starts_with("MutatingAdmission"));
-    step("changing of pods", each(mutating, |o| remove_object(&admin, o))?);
+    let mutating = objects.iter().rev().filter_map(|o| Some((o, o.older()?)));
+    step("changing of pods", each(mutating, |(o, older)| Ok(remove_object(&admin, o)? || remove_object(&admin, &older)?))?);
     let bindings = marked(&admin, &BINDINGS.collection(None), "")?;
     step("labels", each(homes.iter().filter(|ns| ns.name != "sluice"), |ns| unlabel(&admin, &ns.name))?);
     step("virtual nodes", each(nodes.iter(), |n| remove(&admin, &NODES.object(None, &n.name)))?);
@@ -68,8 +68,8 @@ pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
     gone(&admin, made.iter().map(|ns| NAMESPACES.object(None, &ns.name)), &watch)?;
     step("tenants and twins", count);
     step("bindings", each(bindings.iter(), |b| remove(&admin, &BINDINGS.object(b.namespace.as_deref(), &b.name)))?);
-    let rest = |kind: &str| !kind.starts_with("MutatingAdmission") && kind != "CustomResourceDefinition";
-    step("policies and roles", each(objects.iter().rev().filter(|o| rest(&o.kind)), |o| remove_object(&admin, o))?);
+    let rest = objects.iter().rev().filter(|o| o.older().is_none() && o.kind != "CustomResourceDefinition");
+    step("policies and roles", each(rest, |o| remove_object(&admin, o))?);
     let mut going = Vec::new();
     for kind in objects.iter().rev().filter(|o| o.kind == "CustomResourceDefinition") {
         if remove_object(&admin, kind)? {

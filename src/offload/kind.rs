@@ -29,6 +29,7 @@ pub(crate) const CONFIG_MAPS: Resource = Resource { group: "", version: "v1", pl
 pub(crate) const SECRETS: Resource = Resource { group: "", version: "v1", plural: "secrets" };
 pub(crate) const SLICES: Resource = Resource { group: "discovery.k8s.io", version: "v1", plural: "endpointslices" };
 pub(crate) const LEASES: Resource = Resource { group: "coordination.k8s.io", version: "v1", plural: "leases" };
+pub(crate) const QUOTAS: Resource = Resource { group: "", version: "v1", plural: "resourcequotas" };
 pub(crate) const BINDINGS: Resource = Resource { group: "rbac.authorization.k8s.io", version: "v1", plural: "rolebindings" };
 pub(crate) const OFFLOADINGS: Resource = Resource { group: "offloading.liqo.io", version: "v1beta1", plural: "namespaceoffloadings" };
 pub(crate) const MAPS: Resource = Resource { group: "offloading.liqo.io", version: "v1beta1", plural: "namespacemaps" };
@@ -277,7 +278,8 @@ impl Sort {
     pub(crate) const fn capacity(self) -> usize {
         match self {
             Sort::Node | Sort::Map | Sort::Tenant => budget::PEERS,
-            Sort::Space | Sort::Twin => budget::NAMESPACES,
+            Sort::Space => budget::NAMESPACES,
+            Sort::Twin => budget::TWINS,
             Sort::Pod | Sort::Shadow => budget::ROWS,
             Sort::Service | Sort::Slice | Sort::ConfigMap | Sort::Secret | Sort::Render => budget::ROWS,
         }
@@ -325,6 +327,7 @@ pub(crate) enum Op {
     Finish,
     Label,
     Bind(u8),
+    Quota,
     Unbind,
     Record,
     Lease,

@@ -6,10 +6,11 @@
 use super::agent::Event;
 use super::calls;
 use super::facts::{Consumer, Facts, Wake};
-use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, Seen, SeenView, Sort, Step};
+use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, QUOTAS, Seen, SeenView, Sort, Step};
 use super::namespace::{self, Mapped, NamespaceView, Phase};
 use super::ownership::{self, BY_MAP, DAEMON, MANAGED, ORIGINAL_NAME, OWN_UID, REMOTE_CLUSTER};
 use super::space;
+use crate::budget;
 use crate::clock::Now;
 use crate::identity::ClusterId;
 use crate::kube::call::Cluster;
@@ -22,6 +23,8 @@ use std::time::Duration;
 pub(crate) struct TwinRow {
     /// The twin's name as last seen or asked for.
     twin: Box<str>,
+    /// The quota stands.
+    quota: bool,
 }
 
 /// What is remembered of a consumer's map: nothing; all is in the facts.
@@ -88,6 +91,12 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some(why));
     }
     let Some(view) = facts.namespaces.get(&twin) else {
+        row.quota = false;
+        facts.twins.remove(&twin);
+        let theirs = facts.namespaces.values().filter(|n| n.marked && *n.consumer == *consumer.spec.cluster.as_str());
+        if theirs.count() >= budget::TWINS_EACH {
+            return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("the consumer has as many namespaces here as it may"));
+        }
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {
@@ -98,13 +107,13 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         });
         // Its bindings went with it, whatever their watch has told so far.
         BINDINGS.iter().for_each(|name| facts.bind(&twin, name, false));
-        facts.twins.remove(&twin);
         return Step::Do(Op::Create, calls::create(Cluster::Home, &NAMESPACES, None, &namespace));
     };
     if !owned(view, &facts.home, consumer, original) {
         return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("a namespace of this name exists and is not this mapping's"));
     }
     if view.deleting {
+        row.quota = false;
         facts.twins.remove(&twin);
         return answer(facts, key, &twin, Phase::Terminating, None);
     }
@@ -115,6 +124,9 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
     if !facts.bound(&twin, BINDINGS[0]) {
         return Step::Do(Op::Bind(0), space::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON));
     }
+    if !row.quota {
+        return Step::Do(Op::Quota, calls::create(Cluster::Home, &QUOTAS, Some(&twin), &quota(consumer.spec.grant.pods)));
+    }
     if !facts.bound(&twin, BINDINGS[1]) {
         return Step::Do(Op::Bind(1), space::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account));
     }
@@ -122,6 +134,23 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         facts.wake(Wake::Twin(twin.clone()));
     }
     answer(facts, key, &twin, Phase::Accepted, None)
+}
+
+/// How many objects a consumer may keep in a twin: it stands before the consumer gets its rights there. Only made, never changed: the administrator
+/// may give more. No storage is granted, so there are no claims.
+fn quota(pods: u64) -> Value {
+    let most = budget::TWIN_OBJECTS.to_string();
+    // Those that have ended stay until home deletes them.
+    let shadows = pods.saturating_mul(2).saturating_add(16).min(budget::ROWS as u64 / 4).to_string();
+    json!({
+        "apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "sluice-peer", "labels": {MANAGED: "true"}},
+        "spec": {"hard": {
+            "count/shadowpods.offloading.liqo.io": shadows,
+            "count/shadowendpointslices.offloading.liqo.io": most, "count/services": most, "count/configmaps": most, "count/secrets": most,
+            "count/ingresses.networking.k8s.io": most, "count/persistentvolumeclaims": "0",
+        }},
+    })
 }
 
 /// Sets what the map shall say of this mapping.
@@ -182,6 +211,10 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, re
             Next::BackOff
         }
         (Op::Bind(which), Reply::Done(_) | Reply::Conflict) => space::bound(facts, &row.twin, BINDINGS[usize::from(which)], reply),
+        (Op::Quota, Reply::Done(_) | Reply::Conflict) => {
+            row.quota = true;
+            Next::Again
+        }
         (Op::Remove, Reply::Done(body)) => {
             match namespace::read_namespace(body) {
                 Ok(Seen { version, .. }) if !facts.namespaces_at.allows(version) => return kind::STALE,
@@ -214,12 +247,12 @@ pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
     let Some(map) = &consumer.map else { return Step::Settled };
     // A consumer that has a map had its account once: whatever of its rights is gone now was taken away by hand.
     let tenant = &consumer.spec.tenant_namespace;
-    if facts.bindings_synced && facts.namespaces.get(&**tenant).is_some_and(|n| n.marked && !n.deleting) {
-        let mut all = TENANT_BINDINGS.iter().enumerate();
-        if let Some((which, (name, role))) = all.find(|(_, (name, _))| !facts.bound(tenant, name)) {
-            let (namespace, account) = if which == 0 { (DAEMON, DAEMON) } else { (tenant.as_str(), consumer.spec.account.as_str()) };
-            return Step::Do(Op::Bind(which as u8), space::bind(tenant, name, role, namespace, account));
-        }
+    if facts.bindings_synced
+        && facts.namespaces.get(&**tenant).is_some_and(|n| n.marked && !n.deleting)
+        && let Some((which, (name, role))) = TENANT_BINDINGS.iter().enumerate().find(|(_, (name, _))| !facts.bound(tenant, name))
+    {
+        let (namespace, account) = if which == 0 { (DAEMON, DAEMON) } else { (tenant.as_str(), consumer.spec.account.as_str()) };
+        return Step::Do(Op::Bind(which as u8), space::bind(tenant, name, role, namespace, account));
     }
     let mut patch = Map::new();
     for stale in map.current.keys().filter(|k| !consumer.phases.contains_key(*k)) {

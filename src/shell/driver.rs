@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::api::{Api, Notice, Target};
 use super::dial::{self, Through, Way};
 use super::kubeconfig;
-use super::listener::{self, Answer, Asked, Control};
-use super::local::Line;
+use super::listener::{self, Answer, Asked, Control, Refusal};
+use super::local::{self, Line};
 use super::log::{chain, log};
 use super::prepare::{self, Prepared, TOKEN_LIFE};
 use super::pump::{Core, Pump};
@@ -25,8 +25,9 @@ use super::store::Store;
 use super::tls::{self, Times, Witness};
 use super::tun::Tun;
 use super::upkeep::Upkeep;
-use super::verbs::Verbs;
+use super::verbs::{Verbs, counted};
 use super::{setup, time};
+use crate::cli::protocol::Refused;
 use crate::clock::{Instant, Now};
 use crate::config::Config;
 use crate::edge::{AgentEvent, AskId, Checksum, Edge, Facts, Order, Output, Owner, Progress, Request, RequestId, Seen, Verdict, WatchId};
@@ -35,6 +36,8 @@ use crate::kube::call::{Body, Call, Cluster, Verb};
 use crate::kube::reply::Reply;
 use crate::kube::watch::Told;
 
+/// How long datagrams gather while there is nothing but a flood of refused handshakes.
+const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 /// Values of one mailbox a turn.
 const LETTERS: usize = 8;
 /// Places of the mailboxes that the driver's own tasks write to.
@@ -218,6 +221,9 @@ impl Driver {
             for due in [self.edge.poll_timeout(), self.token, self.verbs.poll_timeout()].into_iter().flatten() {
                 until = until.min(due);
             }
+            if self.pump.flooded() {
+                tokio::time::sleep(FLOOD_PAUSE).await;
+            }
             let letter = tokio::select! {
                 ready = self.pump.ready() => { ready.map_err(|e| format!("the socket or the device cannot be read: {e}"))?; None }
                 letter = self.mailboxes.next() => Some(letter),
@@ -266,7 +272,11 @@ impl Driver {
             && let Some(facts) = run::renewed(&self.facts, &self.config, &mut self.upkeep)
             && facts != self.facts
         {
-            let _ = self.edge.gateway().set_local(&facts.pods, &run::barred(&facts));
+            match self.upkeep.own_within(&facts.pods).map(|barred| self.edge.gateway().set_local(&facts.pods, &barred)) {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => log!(Warn, "run", "the host has more addresses in its pod prefixes than there is room for; peers may reach the newest of them"),
+                Err(why) => log!(Warn, "run", "{}", chain(&why)),
+            }
             self.edge.authority().set_facts(facts.clone());
             self.facts = facts;
             self.edge.handshakes(now);
@@ -303,7 +313,8 @@ impl Driver {
         match letter {
             Letter::Asked(asked) => self.asked(asked, now),
             Letter::Line(line) => {
-                let invited = self.verbs.handle(line, &mut self.edge, &self.config, &self.facts, now);
+                let refused = self.refused();
+                let invited = self.verbs.handle(line, refused, &mut self.edge, &self.config, &self.facts, now);
                 // What a verb changes must be on the disk before it is told.
                 self.outputs(now);
                 if let Some(invited) = invited {
@@ -329,6 +340,17 @@ impl Driver {
         }
         self.outputs(now);
         Ok(())
+    }
+
+    /// What the listener, the local socket and the host's rules turned away.
+    fn refused(&mut self) -> Vec<Refused> {
+        let listener = Refusal::ALL.iter().zip(self.control.refusals()).filter_map(|(why, count)| counted("listener", why.name(), count));
+        let mut refused: Vec<Refused> = listener.chain(counted("socket", "not_root", local::strangers())).collect();
+        if let Ok(dropped) = self.upkeep.dropped() {
+            let rules = [("node_end", dropped.node_end), ("external", dropped.external), ("guarded", dropped.guarded)];
+            refused.extend(rules.into_iter().filter_map(|(reason, count)| counted("rules", reason, count)));
+        }
+        refused
     }
 
     fn asked(&mut self, asked: Asked, now: Now) {

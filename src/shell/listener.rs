@@ -79,6 +79,19 @@ impl Refusal {
     /// All of them, in the order of the counters.
     pub const ALL: [Refusal; 7] =
         [Refusal::Full, Refusal::FullForCaller, Refusal::Slow, Refusal::TooLarge, Refusal::NotHttp, Refusal::Unanswered, Refusal::NoApiServer];
+
+    /// The counter's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Refusal::Full => "full",
+            Refusal::FullForCaller => "full_for_caller",
+            Refusal::Slow => "slow",
+            Refusal::TooLarge => "too_large",
+            Refusal::NotHttp => "not_http",
+            Refusal::Unanswered => "unanswered",
+            Refusal::NoApiServer => "no_api_server",
+        }
+    }
 }
 
 /// Opens the listening socket on the own control end, bound to the device.

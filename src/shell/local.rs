@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +27,13 @@ const AHEAD: usize = 16;
 const STEP: Duration = Duration::from_secs(10);
 /// The one user that is let in.
 const ROOT: u32 = 0;
+/// Callers that were not root; a process has one socket.
+static STRANGERS: AtomicU64 = AtomicU64::new(0);
+
+/// How many callers were turned away because they were not root.
+pub fn strangers() -> u64 {
+    STRANGERS.load(Ordering::Relaxed)
+}
 
 /// A request of the command line.
 #[derive(Debug)]
@@ -86,6 +94,7 @@ pub async fn serve(listener: UnixListener, lines: mpsc::Sender<Line>) {
             continue;
         };
         if !stream.peer_cred().is_ok_and(|who| who.uid() == ROOT) {
+            STRANGERS.fetch_add(1, Ordering::Relaxed);
             continue;
         }
         let lines = lines.clone();

@@ -60,6 +60,13 @@ pub struct Dropped {
     pub guarded: u64,
 }
 
+impl Dropped {
+    /// Both together.
+    pub fn plus(self, more: Dropped) -> Dropped {
+        Dropped { node_end: self.node_end + more.node_end, external: self.external + more.external, guarded: self.guarded + more.guarded }
+    }
+}
+
 /// Why the rules are not in force.
 #[derive(Debug)]
 pub enum RulesError {

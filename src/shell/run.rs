@@ -73,12 +73,13 @@ async fn serve(config: Config) -> Result<(), String> {
     let (now, system) = (time::now(), time::real_wall());
     let mut links = link::Links::open().map_err(|e| chain(&e).to_string())?;
     let facts = facts(&config, &mut links)?;
+    let barred = links.own_within(&facts.pods, &config.interface).map_err(|e| chain(&e).to_string())?;
     drop(links);
     let times = Times::new(time::wall);
     times.vouch(Witness::State, ledger.good_time);
     let authority = Authority::new(ledger, facts.clone(), now).map_err(|e| e.to_string())?;
     let mut edge = Edge::new(authority, entropy::seed(), now, system);
-    edge.gateway().set_local(&facts.pods, &barred(&facts)).map_err(|_| "more pod prefixes or own addresses than there is room for".to_owned())?;
+    edge.gateway().set_local(&facts.pods, &barred).map_err(|_| "more pod prefixes or own addresses than there is room for".to_owned())?;
     let _alone = local::alone()?;
     // From here on the host is changed; whatever fails later takes it back.
     let socket = local::listen(Path::new(&config.socket))?;
@@ -167,12 +168,6 @@ pub(super) fn renewed(facts: &Facts, config: &Config, upkeep: &mut Upkeep) -> Op
     in_use.push(config.services);
     in_use.retain(|p| !p.overlaps(config.pods) || p.length() < config.pods.length());
     Some(Facts { in_use, addresses: addresses.into_iter().map(Into::into).collect(), ..facts.clone() })
-}
-
-/// The host's own addresses inside our pod prefixes, which no peer may reach.
-pub(super) fn barred(facts: &Facts) -> Vec<std::net::Ipv4Addr> {
-    let own = facts.addresses.iter().filter_map(|a| if let std::net::IpAddr::V4(a) = a { Some(*a) } else { None });
-    own.filter(|a| facts.pods.iter().any(|p| p.contains(*a))).take(crate::budget::BARRED).collect()
 }
 
 /// What the kernel is to hold for us at the moment.

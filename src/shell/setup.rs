@@ -19,6 +19,10 @@ pub const VERSION: &str = "sluice.internal/version";
 /// How long a new kind may take until it is served.
 const ESTABLISHED: Duration = Duration::from_secs(30);
 
+/// What a cluster without the kind can still do, and what switches it on.
+const WITHOUT_POLICY: &str = "this API server has no MutatingAdmissionPolicy: it can lend, but no namespace can be offloaded from here. Kubernetes 1.36 has it; \
+    before that start the API server with --feature-gates=MutatingAdmissionPolicy=true --runtime-config=admissionregistration.k8s.io/v1beta1=true";
+
 /// In the order in which they are applied.
 const MANIFESTS: [&str; 9] = [
     include_str!("../../k3s-manifests/namespace.yaml"),
@@ -58,6 +62,17 @@ pub struct Object {
     pub path: String,
     /// JSON text: as trees, all objects together would be a megabyte.
     body: String,
+}
+
+impl Object {
+    /// The same object in the version of its kind that API servers before 1.36 have (v1beta1, behind a feature gate); none if `v1` is all there is.
+    pub fn older(&self) -> Option<Object> {
+        if !self.kind.starts_with("MutatingAdmissionPolicy") {
+            return None;
+        }
+        let older = |text: &str| text.replacen("admissionregistration.k8s.io/v1", "admissionregistration.k8s.io/v1beta1", 1);
+        Some(Object { kind: self.kind.clone(), title: self.title.clone(), path: older(&self.path), body: older(&self.body) })
+    }
 }
 
 /// All objects, in the order in which they are applied. They carry the version of their manifests.
@@ -149,9 +164,21 @@ pub fn apply(admin: &Admin, progress: &mut dyn FnMut(&str)) -> Result<(), String
     let mut without_policy = false;
     let mut applied = 0;
     for (at, object) in due.iter().enumerate() {
-        match admin.call(Verb::Apply, &object.path, Some(&object.body)) {
+        let mut reply = admin.call(Verb::Apply, &object.path, Some(&object.body));
+        if let (Reply::NotFound, Some(older)) = (&reply, object.older()) {
+            reply = match admin.call(Verb::Get, &older.path, None) {
+                Reply::Done(body) => match found(&body, &version)? {
+                    Found::Current => continue,
+                    Found::Foreign => return Err(foreign(&older)),
+                    Found::Nothing | Found::Other => admin.call(Verb::Apply, &older.path, Some(&older.body)),
+                },
+                Reply::NotFound => admin.call(Verb::Apply, &older.path, Some(&older.body)),
+                reply => reply,
+            };
+        }
+        match reply {
             Reply::Done(_) => applied += 1,
-            Reply::NotFound if object.kind.starts_with("MutatingAdmissionPolicy") => without_policy = true,
+            Reply::NotFound if object.older().is_some() => without_policy = true,
             reply => return Err(explain(&format!("{} {} cannot be applied", object.kind, object.title), &reply)),
         }
         // What follows needs the kinds.
@@ -163,7 +190,7 @@ pub fn apply(admin: &Admin, progress: &mut dyn FnMut(&str)) -> Result<(), String
         progress(&format!("{applied} of {} objects applied (roles, kinds, policies; version {version})", objects.len()));
     }
     if without_policy {
-        progress("this API server has no MutatingAdmissionPolicy: namespaces cannot be offloaded from here before Kubernetes 1.36");
+        progress(WITHOUT_POLICY);
     }
     Ok(())
 }
@@ -247,6 +274,19 @@ mod tests {
         paths.dedup();
         assert_eq!(paths.len(), objects.len());
         assert_eq!(objects[0].path, "/api/v1/namespaces/sluice");
+    }
+
+    #[test]
+    fn only_what_changes_pods_has_an_older_version() {
+        let objects = objects().unwrap();
+        let older: Vec<Object> = objects.iter().filter_map(Object::older).collect();
+        assert_eq!(older.len(), 2);
+        for object in older {
+            let body: Value = serde_json::from_str(&object.body).unwrap();
+            assert_eq!(body["apiVersion"], "admissionregistration.k8s.io/v1beta1");
+            assert!(object.path.starts_with("/apis/admissionregistration.k8s.io/v1beta1/mutatingadmissionpolic"), "{}", object.path);
+            assert!(!object.body.contains("v1beta1beta1") && body["metadata"]["name"] == "sluice-offload");
+        }
     }
 
     #[test]

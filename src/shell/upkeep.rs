@@ -82,6 +82,8 @@ pub struct Upkeep {
     wanted: Wanted,
     link_owed: bool,
     last_failure: String,
+    /// What rules that we wrote anew had dropped.
+    dropped: Dropped,
 }
 
 impl Upkeep {
@@ -95,7 +97,7 @@ impl Upkeep {
         if let Err(why) = link::quiet(&wanted.link.name) {
             log!(Warn, "link", "cannot loosen reverse path filtering on {}: {why}", wanted.link.name);
         }
-        let mut upkeep = Upkeep { links, ruleset, wanted, link_owed: true, last_failure: String::new() };
+        let mut upkeep = Upkeep { links, ruleset, wanted, link_owed: true, last_failure: String::new(), dropped: Dropped::default() };
         match upkeep.apply() {
             Err(why @ UpkeepError::Link(LinkError::Clash(_))) => upkeep.failed(&why),
             other => other?,
@@ -188,12 +190,21 @@ impl Upkeep {
         self.links.own_addresses(&self.wanted.link.name)
     }
 
-    /// What the rules have dropped since they were last written.
+    /// What of this host lies in its pod prefixes; see [`Links::own_within`].
+    ///
+    /// # Errors
+    /// When the kernel cannot list them.
+    pub fn own_within(&mut self, prefixes: &[Prefix]) -> Result<Vec<std::net::Ipv4Addr>, LinkError> {
+        self.links.own_within(prefixes, &self.wanted.link.name)
+    }
+
+    /// What the rules have dropped, but for what those that others flushed had counted.
     ///
     /// # Errors
     /// When the kernel cannot list them.
     pub fn dropped(&mut self) -> Result<Dropped, RulesError> {
-        self.ruleset.as_mut().map_or(Ok(Dropped::default()), Ruleset::dropped)
+        let now = self.ruleset.as_mut().map_or(Ok(Dropped::default()), Ruleset::dropped)?;
+        Ok(self.dropped.plus(now))
     }
 
     /// Takes everything of ours out of the kernel again, but for the TUN itself, which goes when it is dropped.
@@ -224,6 +235,9 @@ impl Upkeep {
     }
 
     fn apply_rules(&mut self) -> Result<(), UpkeepError> {
+        if let Ok(dropped) = self.dropped() {
+            self.dropped = dropped;
+        }
         match (&mut self.ruleset, &self.wanted.rules) {
             (Some(ruleset), Some(rules)) => Ok(ruleset.apply(rules)?),
             (Some(ruleset), None) => Ok(ruleset.remove()?),
@@ -237,6 +251,7 @@ impl Upkeep {
         if ruleset.is_whole()? {
             return Ok(false);
         }
+        self.dropped = self.dropped.plus(ruleset.dropped().unwrap_or_default());
         ruleset.apply(rules)?;
         Ok(true)
     }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::entropy;
 use super::local::Line as Asked;
 use super::run::MTU;
-use crate::cli::protocol::{Amounts, Credential, Done, Failure, Invited, Joined, Left, Line, Mapped, Node, Peer, Request, Status, Tunnel};
+use crate::cli::protocol::{Amounts, Credential, Done, Failure, Invited, Joined, Left, Line, Mapped, Node, Peer, Refused, Request, Status, Tunnel};
 use crate::clock::{Instant, Now};
 use crate::config::{Config, Offer};
 use crate::edge::{AgentEvent, Edge, Endpoint, Facts, Invitation, InviteOrder, JoinOrder, Progress, Resources};
@@ -60,14 +60,14 @@ impl Verbs {
         self.kubernetes = Some(version);
     }
 
-    /// Begins what was asked. A ticket is handed back, to be shown with [`Verbs::invited`] once the state was saved.
-    pub(super) fn handle(&mut self, asked: Asked, edge: &mut Edge, config: &Config, facts: &Facts, now: Now) -> Option<Made> {
+    /// Begins what was asked; `refused` is what the shell's own doors count. A ticket is handed back, to be shown with [`Verbs::invited`] once the state was saved.
+    pub(super) fn handle(&mut self, asked: Asked, refused: Vec<Refused>, edge: &mut Edge, config: &Config, facts: &Facts, now: Now) -> Option<Made> {
         let Asked { text, replies } = asked;
         let begun = Request::read(&text).and_then(|request| match request.verb.as_str() {
             "invite" => self.invite(&request, edge, config, facts, now).map(Begun::Made),
             "join" => self.join(&request, edge, config, &replies, now),
             "unpeer" => self.unpeer(&request, edge, &replies, now),
-            "status" => Ok(Begun::Done(Done { status: Some(self.status(edge, config, now)), ..Done::default() })),
+            "status" => Ok(Begun::Done(Done { status: Some(self.status(refused, edge, config, now)), ..Done::default() })),
             other => {
                 Err(Failure::new("unknown-verb", format!("the daemon does not know the verb {other:?}"), "use the sluice command of the daemon's own version"))
             }
@@ -295,7 +295,7 @@ impl Verbs {
         });
     }
 
-    fn status(&self, edge: &mut Edge, config: &Config, now: Now) -> Status {
+    fn status(&self, mut refused: Vec<Refused>, edge: &mut Edge, config: &Config, now: Now) -> Status {
         let known = edge.authority().status(now);
         let mut warnings = Vec::new();
         if self.kubernetes.is_none() {
@@ -307,6 +307,8 @@ impl Verbs {
         if known.owed > 0 {
             warnings.push(format!("{} pieces of clean-up are owed and go on", known.owed));
         }
+        refused.extend(edge.gateway().drops().iter().filter_map(|(reason, count)| counted("tunnel", reason.name(), count)));
+        refused.extend(edge.authority().refusals().filter_map(|(reason, count)| counted("control", reason, u64::from(count))));
         let dropped: u64 = edge.gateway().drops().iter().map(|(_, count)| count).sum();
         let peers = known.peers.iter().map(|peering| self.peer(peering, dropped, edge, now)).collect();
         Status {
@@ -319,6 +321,7 @@ impl Verbs {
             port: config.port,
             tickets: known.tickets.len() as u32,
             warnings,
+            refused,
             peers,
         }
     }
@@ -382,6 +385,11 @@ enum Begun {
     Made((Invitation, u64)),
     Waits,
     Done(Done),
+}
+
+/// A counter that has counted.
+pub(super) fn counted(at: &str, reason: &str, count: u64) -> Option<Refused> {
+    (count > 0).then(|| Refused { at: at.to_owned(), reason: reason.to_owned(), count })
 }
 
 fn say(replies: &mpsc::Sender<String>, line: String) {

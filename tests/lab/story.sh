@@ -12,6 +12,7 @@ lab_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 lab() { "$lab_dir/lab" "$@"; }
 home() { lab kubectl home "$@"; }
 edge() { lab kubectl edge "$@"; }
+far() { lab kubectl far "$@"; }
 app() { lab exec "$1" app "${@:2}"; }
 stamp() { date +%s.%N; }
 after() { awk -v a="$1" -v b="$(stamp)" 'BEGIN{printf "%.1f", b-a}'; }

@@ -19,8 +19,8 @@ use crate::offload::ownership::{self, DESTINATION, HOME_UID, NODE_NAME, ORIGIN};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How long changes of a pod that is not yet running are gathered before home is told.
-const GATHER: Duration = Duration::from_secs(1);
+/// How long changes of a pod that is not yet ready are gathered before home is told: most pods are ready by then, and are told of once.
+const GATHER: Duration = Duration::from_secs(2);
 /// How long a provider has to make the Pod before its ShadowPod is asked why not.
 const ASK_AFTER: Duration = Duration::from_secs(2);
 /// How long an unreachable provider is waited for before pods of a Terminating namespace go without it.

@@ -66,7 +66,7 @@ pub(crate) struct FarView {
     pub shadow: Uid,
     pub stage: Stage,
     pub ready: bool,
-    /// Changes whenever its status does.
+    /// Changes whenever its status says something new to whom the pod belongs: the steps of an undisturbed start are one.
     pub digest: u64,
 }
 
@@ -79,11 +79,39 @@ struct Object<'a> {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
 struct Status {
     #[serde(default)]
     phase: String,
     #[serde(default)]
     conditions: Option<Vec<Condition>>,
+    #[serde(default)]
+    container_statuses: Option<Vec<Container>>,
+    #[serde(default)]
+    init_container_statuses: Option<Vec<Container>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Container {
+    #[serde(default)]
+    restart_count: i64,
+    #[serde(default, deserialize_with = "kind::or_default")]
+    state: State,
+}
+
+#[derive(Deserialize, Default)]
+struct State {
+    #[serde(default)]
+    waiting: Option<Waiting>,
+    #[serde(default)]
+    terminated: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Waiting {
+    #[serde(default)]
+    reason: String,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +125,17 @@ struct Condition {
 impl Status {
     fn ready(&self) -> bool {
         self.conditions.iter().flatten().any(|c| c.r#type == "Ready" && c.status == "True")
+    }
+
+    /// On its way to run, with nothing to tell but that: a node has it, and no container has failed to start.
+    fn starting(&self) -> bool {
+        let waits = |c: &Container| matches!(&c.state.waiting, Some(w) if matches!(&*w.reason, "" | "ContainerCreating" | "PodInitializing"));
+        let fresh = |c: &Container| c.restart_count == 0 && c.state.terminated.is_none();
+        Stage::read(&self.phase) == Stage::Pending
+            && self.conditions.iter().flatten().any(|c| c.r#type == "PodScheduled" && c.status == "True")
+            && self.container_statuses.iter().flatten().all(waits)
+            && self.init_container_statuses.iter().flatten().all(fresh)
+            && self.init_container_statuses.iter().flatten().all(|c| c.state.waiting.is_none() || waits(c))
     }
 }
 
@@ -131,7 +170,41 @@ pub(crate) fn read_far(json: &[u8]) -> Result<Seen, String> {
         shadow: pod.metadata.owner("ShadowPod"),
         stage: Stage::read(&status.phase),
         ready: status.ready(),
-        digest: ownership::digest([pod.metadata.uid.as_bytes(), raw.as_bytes()]),
+        digest: ownership::digest([pod.metadata.uid.as_bytes(), if status.starting() { b"starting" } else { raw.as_bytes() }]),
     };
     pod.metadata.seen(SeenView::FarPod(view))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(status: &str) -> u64 {
+        let json = format!(r#"{{"metadata":{{"name":"web","namespace":"shop","uid":"u"}},"status":{status}}}"#);
+        let SeenView::FarPod(view) = read_far(json.as_bytes()).expect("a pod").view else { panic!("a far pod") };
+        view.digest
+    }
+
+    #[test]
+    fn an_undisturbed_start_is_told_once_and_trouble_at_once() {
+        let scheduled = r#"{"type":"PodScheduled","status":"True"}"#;
+        let creating = |more: &str| {
+            format!(
+                r#"{{"phase":"Pending","conditions":[{scheduled}{more}],"containerStatuses":[{{"state":{{"waiting":{{"reason":"ContainerCreating"}}}}}}]}}"#
+            )
+        };
+        let first = digest(&format!(r#"{{"phase":"Pending","conditions":[{scheduled}]}}"#));
+        assert_eq!(first, digest(&creating("")));
+        assert_eq!(first, digest(&creating(r#",{"type":"PodReadyToStartContainers","status":"True"}"#)));
+        for other in [
+            r#"{"phase":"Pending","conditions":[{"type":"PodScheduled","status":"False","reason":"Unschedulable"}]}"#.to_owned(),
+            creating("").replace("ContainerCreating", "ErrImagePull"),
+            creating("").replace("ContainerCreating", "CreateContainerConfigError"),
+            creating("").replace("Pending", "Running"),
+            format!(r#"{{"phase":"Pending","conditions":[{scheduled}],"initContainerStatuses":[{{"restartCount":1,"state":{{"running":{{}}}}}}]}}"#),
+            format!(r#"{{"phase":"Pending","conditions":[{scheduled}],"initContainerStatuses":[{{"state":{{"terminated":{{"exitCode":1}}}}}}]}}"#),
+        ] {
+            assert_ne!(first, digest(&other), "{other}");
+        }
+    }
 }

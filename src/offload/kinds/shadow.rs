@@ -381,7 +381,7 @@ fn pod(json: &[u8], uid: &Uid, amount: Amount, name: &str, namespace: &str, orig
     }
     let spec = shadow["spec"]["pod"].as_object().ok_or_else(|| Unfit::Refused("the ShadowPod has no spec.pod".into()))?;
     let mut spec = pod_spec::carried(spec).map_err(Unfit::Refused)?;
-    pod_spec::fill_requests(&mut spec);
+    pod_spec::fill_resources(&mut spec);
     let meta = shadow.get("metadata");
     let mut labels = pod_spec::keys(meta, "labels", |_| true);
     let node = shadow["metadata"]["labels"][NODE_NAME].as_str().unwrap_or_default();

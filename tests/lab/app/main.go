@@ -9,6 +9,14 @@
 //	app ask udp|tcp HOST PORT [SRCPORT]   one question; prints the answer and the time it took, fails without one in 2 s
 //	app relay IF IF DELAY JITTER LOSS     carries Ethernet frames both ways, late (ms each way) and not all (percent)
 //	app faults LISTEN UPSTREAM CONTROL PKI   a proxy before an API server, that can answer wrongly, late or not at all
+//	app call METHOD HOST PORT PATH [BEARER]   one HTTP request; prints the status, fails without an answer
+//	app hold HOST PORT N SECONDS          opens connections and says nothing; prints how many were left open
+//	app scan tcp|udp HOST FROM TO         asks every port; prints those that answer
+//	app forge SOURCE HOST udp|tcp|icmp PORT N   packets from somebody else's address
+//	app flood HOST PORT KEY RATE SECONDS [SOURCE]   WireGuard initiations by nobody, made for that public key, so many a second
+//	app replay FILE HOST PORT             what tcpdump -w kept of UDP to that port, once more, from here
+//	app ticket LINE [BIT]                 a ticket's keys (of one with that bit of its secret turned over), as JSON
+//	app key INVITER [SECRET]              a new key, or that one, and its proof towards an inviter, as JSON
 //	app pause                             holds a pod's namespaces open
 package main
 
@@ -28,7 +36,7 @@ import (
 
 func main() {
 	log.SetFlags(log.Ltime | log.Lmicroseconds)
-	arg := append(os.Args[1:], "", "", "", "", "", "")
+	arg := append(os.Args[1:], "", "", "", "", "", "", "")
 	switch n := len(os.Args) - 2; {
 	case arg[0] == "pause" && n == 0:
 		pause()
@@ -50,8 +58,30 @@ func main() {
 		relay(arg[1], arg[2], number(arg[3]), number(arg[4]), number(arg[5]))
 	case arg[0] == "faults" && n == 4:
 		faults(arg[1], arg[2], arg[3], arg[4])
+	case arg[0] == "call" && (n == 4 || n == 5):
+		call(arg[1], arg[2], arg[3], arg[4], arg[5])
+	case arg[0] == "hold" && n == 4:
+		hold(arg[1], arg[2], int(number(arg[3])), time.Duration(number(arg[4])*float64(time.Second)))
+	case arg[0] == "scan" && n == 4:
+		scan(arg[1], arg[2], arg[3], arg[4])
+	case arg[0] == "forge" && n == 5:
+		forge(arg[1], arg[2], arg[3], arg[4], int(number(arg[5])))
+	case arg[0] == "flood" && (n == 5 || n == 6):
+		flood(arg[1], arg[2], arg[3], arg[6], int(number(arg[4])), time.Duration(number(arg[5])*float64(time.Second)))
+	case arg[0] == "ticket" && n == 1:
+		ticket(arg[1], -1)
+	case arg[0] == "ticket" && n == 2:
+		ticket(arg[1], int(number(arg[2])))
+	case arg[0] == "key" && (n == 1 || n == 2):
+		newKey(arg[1], arg[2])
+	case arg[0] == "replay" && n == 3:
+		file, err := os.ReadFile(arg[1])
+		if err != nil {
+			log.Fatal(err)
+		}
+		replay(file, arg[2], arg[3])
 	default:
-		log.Fatal("usage: app serve|get|beat|blob|lookup|listen|ask|relay|faults|pause; see the head of main.go")
+		log.Fatal("usage: app serve|get|beat|blob|lookup|listen|ask|relay|faults|call|hold|scan|forge|flood|replay|ticket|key|pause; see the head of main.go")
 	}
 }
 

@@ -128,7 +128,7 @@ impl Journey {
 
     pub(super) fn trouble(&mut self, most: u64) {
         for _ in 0..self.chance.below(most + 1) {
-            self.mishap();
+            self.event(Self::mishap);
             let time = Duration::from_millis(self.chance.below(8_000));
             self.pass(time);
         }
