@@ -239,22 +239,23 @@ fn cut_grace(of: &mut Object) {
     }
 }
 
-/// Gives every container the limits it is counted with, and requests where it has none: it cannot use more than was counted.
-pub(crate) fn fill_resources(spec: &mut Object) {
+/// Gives every container the requests it is counted with, so that what is counted is what the scheduler sees, and a limit where it has none or a larger one:
+/// none can use more than the whole of what was granted.
+pub(crate) fn fill_resources(spec: &mut Object, grant: Amount) {
     for list in ["initContainers", "containers"] {
         let Some(Value::Array(containers)) = spec.get_mut(list) else { continue };
         for container in containers.iter_mut().filter_map(Value::as_object_mut) {
             let resources = container.entry("resources").or_insert_with(|| json!({}));
-            for (name, text) in [("cpu", offer::cpu_text as fn(u64) -> String), ("memory", offer::memory_text)] {
+            for (name, text, granted) in [("cpu", offer::cpu_text as fn(u64) -> String, grant.cpu), ("memory", offer::memory_text, grant.memory)] {
                 let measure = Measure::of(name);
-                let given = |list: &str| measure.read(resources[list].get(name)).is_some();
-                let (limited, requested) = (given("limits"), given("requests"));
-                let counted = text(measure.counted(resources["requests"].get(name), resources["limits"].get(name)));
-                if !limited {
-                    resources["limits"][name] = json!(counted);
+                let (request, limit) = (measure.read(resources["requests"].get(name)), measure.read(resources["limits"].get(name)));
+                let counted = measure.counted(request, limit);
+                if request != Some(counted) {
+                    resources["requests"][name] = json!(text(counted));
                 }
-                if !requested {
-                    resources["requests"][name] = resources["limits"][name].clone();
+                let most = granted.max(counted);
+                if limit.is_none_or(|limit| limit > most || limit < counted) {
+                    resources["limits"][name] = json!(text(limit.unwrap_or(most).clamp(counted, most)));
                 }
             }
         }
@@ -286,10 +287,9 @@ impl Measure {
         (amount > 0).then_some(amount)
     }
 
-    /// The limit, which is what a container can use; without one the request becomes it.
-    fn counted(&self, request: Option<&Value>, limit: Option<&Value>) -> u64 {
-        let (request, limit) = (self.read(request), self.read(limit));
-        limit.max(request).unwrap_or(self.default).max(self.least)
+    /// What a container counts as: its request, without one its limit, as Kubernetes has it; without either a default; and never nothing.
+    fn counted(&self, request: Option<u64>, limit: Option<u64>) -> u64 {
+        request.or(limit).unwrap_or(self.default).max(self.least)
     }
 }
 
@@ -324,14 +324,15 @@ impl Counted {
         Counted { restart_policy: String::new(), containers: Some(vec![container]), init_containers: None }
     }
 
-    /// What the pod can use of a grant: its limits, put together as the scheduler does. What cannot be read counts as more than anybody has.
+    /// What the pod takes of a grant: its requests, put together as the scheduler does. What cannot be read counts as more than anybody has.
     pub(crate) fn amount(&self) -> Amount {
         let of = |c: &CountedContainer| {
             let counted = |name: &str| {
                 let resources = c.resources.as_ref();
                 let request = resources.and_then(|r| r.requests.as_ref()?.get(name));
                 let limit = resources.and_then(|r| r.limits.as_ref()?.get(name));
-                Measure::of(name).counted(request, limit)
+                let measure = Measure::of(name);
+                measure.counted(measure.read(request), measure.read(limit))
             };
             Amount { cpu: counted("cpu"), memory: counted("memory"), pods: 0 }
         };
@@ -425,18 +426,21 @@ mod tests {
         assert_eq!(out["containers"][0]["volumeMounts"], json!([{"name": "tmp", "mountPath": "/tmp"}]));
     }
 
+    const GRANT: Amount = Amount { cpu: 4000, memory: 8 << 30, pods: 10 };
+
     #[test]
-    fn what_a_container_can_use_is_counted_and_becomes_its_limit() {
-        let spec = json!({"containers": [{"resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "64Mi"}}}, {}, {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}}],
+    fn requests_are_counted_and_limits_end_at_the_grant() {
+        let spec = json!({"containers": [{"resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "64Mi"}}}, {}, {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "64"}}}],
             "initContainers": [{"resources": {"requests": {"cpu": "2"}}}, {"restartPolicy": "Always", "resources": {"requests": {"cpu": "50m", "memory": "1Mi"}}}]});
         let counted: Counted = serde_json::from_value(spec.clone()).expect("counted");
         assert_eq!(counted.amount(), Amount { cpu: 2050, memory: (64 + 128 + 128 + 32) << 20, pods: 1 });
         let mut filled = object(spec);
-        fill_resources(&mut filled);
-        assert_eq!(filled["containers"][0]["resources"], json!({"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"cpu": "250m", "memory": "64Mi"}}));
-        assert_eq!(filled["containers"][1]["resources"], json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "100m", "memory": "128Mi"}}));
+        fill_resources(&mut filled, GRANT);
+        assert_eq!(filled["containers"][0]["resources"], json!({"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"cpu": "4", "memory": "64Mi"}}));
+        assert_eq!(filled["containers"][1]["resources"], json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "4", "memory": "8Gi"}}));
         assert_eq!(filled["containers"][2]["resources"]["requests"]["cpu"], "100m");
-        assert_eq!(filled["initContainers"][1]["resources"]["limits"], json!({"cpu": "50m", "memory": "32Mi"}));
+        assert_eq!(filled["containers"][2]["resources"]["limits"]["cpu"], "4");
+        assert_eq!(filled["initContainers"][1]["resources"]["requests"], json!({"cpu": "50m", "memory": "32Mi"}));
         let again: Counted = serde_json::from_value(filled.into()).expect("counted");
         assert_eq!(again.amount(), counted.amount());
         let nonsense: Counted = serde_json::from_value(json!({"containers": [{"resources": {"requests": {"cpu": "lots"}}}]})).expect("counted");
@@ -453,12 +457,13 @@ mod tests {
             let mut spec = object(json!({"containers": [{"resources": resources}]}));
             let counted: Counted = serde_json::from_value(spec.clone().into()).expect("counted");
             assert_eq!(counted.amount(), Amount { cpu: DEFAULT_CPU, memory: DEFAULT_MEMORY, pods: 1 }, "{resources}");
-            fill_resources(&mut spec);
-            assert_eq!(spec["containers"][0]["resources"]["limits"], json!({"cpu": "100m", "memory": "128Mi"}), "{resources}");
+            fill_resources(&mut spec, GRANT);
+            assert_eq!(spec["containers"][0]["resources"]["limits"], json!({"cpu": "4", "memory": "8Gi"}), "{resources}");
             assert_eq!(spec["containers"][0]["resources"]["requests"], json!({"cpu": "100m", "memory": "128Mi"}), "{resources}");
         }
-        let mut tiny = object(json!({"containers": [{"resources": {"requests": {"cpu": "1n", "memory": "1"}}}]}));
-        fill_resources(&mut tiny);
+        let mut tiny = object(json!({"containers": [{"resources": {"requests": {"cpu": "1n", "memory": "1"}, "limits": {"cpu": "1m", "memory": "1"}}}]}));
+        fill_resources(&mut tiny, GRANT);
+        assert_eq!(tiny["containers"][0]["resources"]["requests"], json!({"cpu": "20m", "memory": "32Mi"}));
         assert_eq!(tiny["containers"][0]["resources"]["limits"], json!({"cpu": "20m", "memory": "32Mi"}));
     }
 
