@@ -1012,25 +1012,30 @@ fn a_peers_transit_range_may_move_and_its_pods_may_not() {
     let from = world.sides[HUB].auth.external().control(row);
     let say = |world: &mut World, prefixes: &str| {
         world.pass(super::peering::MOVES);
-        world.sides[HUB].log.clear();
-        let hello =
+        world.number += 1;
+        let body =
             format!(r#"{{"min":1,"max":1,"id":"edge","prefixes":{prefixes},"seen_as":["10.71.0.0/16","10.72.0.0/17"],"architecture":"arm64","time":0}}"#);
-        assert_eq!(ask(world, from, Some(&good), "POST", request::HELLO, &hello), Ok(200));
-        world.settle();
-        world.sides[HUB].auth.ledger().peers[0].clone()
+        let request = Request { from, method: "POST", path: request::HELLO, bearer: Some(&good), body: body.as_bytes() };
+        let hub = &mut world.sides[HUB].auth;
+        hub.handle_request(RequestId(world.number), &request, world.now);
+        let events: Vec<Event> = std::iter::from_fn(|| hub.poll_event()).collect();
+        assert!(events.iter().any(|e| matches!(e, Event::Answer { status: 200, .. })));
+        let peer = hub.ledger().peers[0].clone();
+        // The gateway and the agent hear of it.
+        let session = events.iter().find_map(|e| if let Event::AddPeer(s) = e { Some(s.remote.to_vec()) } else { None });
+        let told = events.iter().find_map(|e| if let Event::Consumer { images, .. } = e { Some(images.clone()) } else { None });
+        assert_eq!(session, told);
+        assert!(told.is_none_or(|told| told == super::sessions::pairs(&peer)));
+        (peer.prefixes, peer.images, session.is_some())
     };
     // None, or none that may be: all stays.
     for prefixes in ["[]", r#"["10.44.0.0/16","10.70.128.0/17"]"#, r#"["10.42.0.0/16","8.8.0.0/16"]"#, r#"["10.42.0.0/16","10.42.128.0/17"]"#] {
-        let peer = say(&mut world, prefixes);
-        assert_eq!((peer.prefixes, peer.images), (before.prefixes.clone(), before.images.clone()), "{prefixes}");
+        assert_eq!(say(&mut world, prefixes), (before.prefixes.clone(), before.images.clone(), false), "{prefixes}");
     }
-    // As a peer of an earlier version, and as one of this after its range was taken by another interface.
-    let peer = say(&mut world, r#"["10.42.0.0/16"]"#);
-    assert_eq!(peer.images, [pods]);
-    let peer = say(&mut world, r#"["10.42.0.0/16","10.99.128.0/17"]"#);
-    assert_eq!((peer.prefixes[1], peer.images), (prefix("10.99.128.0/17"), vec![pods, prefix("10.99.128.0/17")]));
-    assert!(world.sides[HUB].log.iter().any(|e| matches!(e, Event::AddPeer(s) if s.remote.len() == 2)));
-    assert!(world.sides[HUB].log.iter().any(|e| matches!(e, Event::Consumer { images, .. } if images.len() == 2)));
+    // As a peer of an earlier version, and as one of this whose range another interface took.
+    assert_eq!(say(&mut world, r#"["10.42.0.0/16"]"#), (vec![prefix("10.42.0.0/16")], vec![pods], true));
+    let moved = prefix("10.99.128.0/17");
+    assert_eq!(say(&mut world, r#"["10.42.0.0/16","10.99.128.0/17"]"#), (vec![prefix("10.42.0.0/16"), moved], vec![pods, moved], true));
 }
 
 #[test]
