@@ -1,6 +1,6 @@
 # Every command a person or a machine runs; what they do is in the scripts they call.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check dist clean
+.PHONY: help demo demo-down test check soak dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ test: ## everything: check, then the stories on real clusters (root)
 
 check: ## the quick one: format, lints, unit and world tests, docs, licences
 	@tests/check
+
+soak: ## an hour of random faults on real clusters, then 100,000 seeds in the in-memory world (root)
+	@tests/lab/soak
 
 dist: ## the release binaries as dist/<target>/sluice: static, stripped, x86_64 and aarch64
 	@cross/dist

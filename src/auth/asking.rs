@@ -131,6 +131,9 @@ impl Authority {
     }
 
     fn progressed(&mut self, row: PeerId, now: Now) {
+        if let Some(line) = self.line_mut(row) {
+            line.trouble = None;
+        }
         if let Some(line) = self.line_mut(row)
             && line.again <= now.mono
         {
@@ -163,6 +166,7 @@ impl Authority {
     pub(super) fn retry(&mut self, row: PeerId, why: String, now: Now) {
         let Some(line) = self.line_mut(row) else { return };
         line.retry(now.mono);
+        line.trouble = Some(why.as_str().into());
         if line.role != Role::Farewell {
             self.events.push_back(Event::Progress(row, Progress::Retrying(why)));
         }

@@ -18,7 +18,7 @@ use crate::identity::{ClusterId, PeerId, Prefix};
 use crate::kube::call::Call;
 use crate::kube::reply::Reply;
 use crate::kube::watch::Told;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -174,8 +174,11 @@ impl Agent {
             namespaces_at: Reached::default(),
             offloadings: BTreeMap::new(),
             used: BTreeMap::new(),
+            bindings: BTreeSet::new(),
+            bindings_at: Reached::default(),
             namespaces_synced: false,
             offloadings_synced: false,
+            bindings_synced: false,
             shadows_synced: false,
             made_synced: false,
             shadow_slices_synced: false,
@@ -269,18 +272,10 @@ impl Agent {
         if let Some(provider) = self.facts.providers.get_mut(&peer)
             && provider.reachable != reachable
         {
-            let away = now.mono.since(provider.since);
             (provider.reachable, provider.since) = (reachable, now.mono);
             self.facts.wake(Wake::Peer(peer));
             if reachable {
                 self.feeds.hurry(peer, now.mono);
-                if away > Duration::from_secs(10) {
-                    for ((of, _), link) in &mut self.facts.links {
-                        if *of == peer && link.sweep_at.is_some() {
-                            link.sweep_at = Some(now.mono);
-                        }
-                    }
-                }
             }
         }
         if let Some(consumer) = self.facts.consumers.get_mut(&peer)
@@ -304,7 +299,7 @@ impl Agent {
         match told {
             Told::Seen(seen) => {
                 if feed.listing && feed.names.len() < 4 * budget::ROWS && super::route::by_name(purpose.kind) {
-                    feed.names.insert(if purpose.kind == KindId::Offloading { seen.namespace.clone() } else { seen.name.clone() });
+                    feed.names.insert(super::route::name_of(purpose.kind, &seen));
                 }
                 let round = feed.round;
                 self.seen(&purpose, round, seen, false);
@@ -330,7 +325,16 @@ impl Agent {
                 self.feeds.reached(id, version);
             }
             Told::Cut => self.feeds.ended(id, false, Duration::ZERO, now.mono),
-            Told::Expired => self.feeds.ended(id, true, Duration::ZERO, now.mono),
+            Told::Expired => {
+                self.feeds.ended(id, true, Duration::ZERO, now.mono);
+                // Without its history a provider may have lost more than what is watched there (it was restored from a copy, say).
+                if purpose.kind == KindId::FarPod
+                    && let Some(link) = self.facts.links.get_mut(&(purpose.peer, purpose.namespace.clone()))
+                    && link.sweep_at.is_some()
+                {
+                    link.sweep_at = Some(now.mono);
+                }
+            }
             Told::Refused(why) => {
                 self.facts.event(Event::Trouble { what: format!("the watch on {:?} {} is refused: {why}", purpose.kind, purpose.namespace) });
                 self.feeds.ended(id, false, Duration::from_secs(1), now.mono);
@@ -412,6 +416,11 @@ impl Agent {
     /// How many objects are being kept in step, for the status and the metrics.
     pub fn rows(&self) -> usize {
         self.loops.table.len()
+    }
+
+    /// How many rows of each kind are used, and how many there may be; the names are the metric's labels.
+    pub fn fill(&self) -> impl Iterator<Item = (&'static str, usize, usize)> + '_ {
+        Sort::ALL.iter().map(|&(sort, name)| (name, self.loops.table.count(sort), sort.capacity()))
     }
 
     /// Namespaces, providers or what is known of them changed: links and watches follow.

@@ -12,7 +12,7 @@ use super::transit::Transit;
 use crate::clock::Instant;
 use crate::identity::{ClusterId, PeerId, Prefix};
 use crate::kube::call::{Call, Cluster};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
 /// How many calls that tell users something may wait; more are dropped, for they are not needed by any plan.
@@ -57,8 +57,12 @@ pub(crate) struct Facts {
     pub offloadings: BTreeMap<Box<str>, Box<OffloadingView>>,
     /// What the pods in a twin namespace use.
     pub used: BTreeMap<Box<str>, Amount>,
+    /// RoleBindings of ours that stand here, as `namespace/name`.
+    pub bindings: BTreeSet<Box<str>>,
+    pub bindings_at: Reached,
     pub namespaces_synced: bool,
     pub offloadings_synced: bool,
+    pub bindings_synced: bool,
     pub shadows_synced: bool,
     pub made_synced: bool,
     pub shadow_slices_synced: bool,
@@ -166,6 +170,21 @@ pub(crate) struct About<'a> {
 impl Facts {
     pub(crate) fn link(&self, peer: PeerId, namespace: &str) -> Option<&Link> {
         self.links.get(&(peer, namespace.into()))
+    }
+
+    /// Whether our RoleBinding of this name stands in the namespace.
+    pub(crate) fn bound(&self, namespace: &str, name: &str) -> bool {
+        self.bindings.contains(&*format!("{namespace}/{name}"))
+    }
+
+    /// Notes that our RoleBinding of this name stands in the namespace, or that it does not.
+    pub(crate) fn bind(&mut self, namespace: &str, name: &str, stands: bool) {
+        let binding = format!("{namespace}/{name}");
+        if stands {
+            self.bindings.insert(binding.into());
+        } else {
+            self.bindings.remove(&*binding);
+        }
     }
 
     /// Whether it is known which namespaces are offloaded to this provider.

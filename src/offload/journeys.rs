@@ -47,6 +47,8 @@ struct World {
     /// One call in this many goes wrong; 0: none.
     trouble: u64,
     chance: u64,
+    /// The clock's error in seconds.
+    off: i64,
 }
 
 impl Server {
@@ -221,7 +223,8 @@ fn agent(cluster: &str, now: Now) -> Agent {
 impl World {
     /// `edge` consumes, `hub` provides; both have the same pod prefix.
     fn new(grant: Amount) -> World {
-        let mut world = World { sites: vec![], now: Duration::from_secs(1000), up: true, kubelet: true, both: false, calls: vec![], trouble: 0, chance: 1 };
+        let mut world =
+            World { sites: vec![], now: Duration::from_secs(1000), up: true, kubelet: true, both: false, calls: vec![], trouble: 0, chance: 1, off: 0 };
         for cluster in ["edge", "hub"] {
             let mut server = Server::default();
             for namespace in ["shop", "other", "liqo-tenant-edge", "liqo-tenant-hub", "sluice"] {
@@ -262,7 +265,7 @@ impl World {
     }
 
     fn clock(&self) -> Now {
-        Now { mono: Instant::from_boot(self.now), wall: WallTime(1_795_000_000 + self.now.as_secs() as i64) }
+        Now { mono: Instant::from_boot(self.now), wall: WallTime(1_795_000_000 + self.off + self.now.as_secs() as i64) }
     }
 
     fn link(&mut self, up: bool) {
@@ -513,6 +516,52 @@ fn an_idle_peering_writes_leases_and_nothing_else() {
     world.run(60);
     let leases = world.calls.iter().filter(|(_, _, path)| path.contains("/leases/")).count();
     assert_eq!((leases, world.calls.len()), (6, 6), "{:?}", world.calls);
+}
+
+#[test]
+fn bindings_deleted_by_hand_come_back() {
+    let mut world = running();
+    let bindings: Vec<(usize, String)> =
+        (0..2).flat_map(|s| world.sites[s].server.objects.keys().filter(|p| p.contains("rolebindings")).map(move |p| (s, p.clone()))).collect();
+    assert_eq!(bindings.len(), 3);
+    for (site, path) in &bindings {
+        world.sites[*site].server.drop(path);
+    }
+    world.run(2);
+    for (site, path) in &bindings {
+        assert!(world.at(*site, path).is_some(), "{path}");
+    }
+}
+
+#[test]
+fn a_map_deleted_by_hand_comes_back_and_what_it_maps_has_stayed() {
+    let mut world = running();
+    let map = "/apis/offloading.liqo.io/v1beta1/namespaces/liqo-tenant-edge/namespacemaps/hub";
+    let far = world.at(1, FAR_POD).expect("far pod")["metadata"]["uid"].clone();
+    let before = world.at(1, map).expect("a map").clone();
+    world.sites[1].server.drop(map);
+    world.run(10);
+    assert_eq!(world.at(1, map).expect("a map")["status"], before["status"]);
+    assert_eq!(world.at(1, FAR_POD).expect("far pod")["metadata"]["uid"], far);
+    assert_eq!(world.at(0, HOME_POD).expect("home pod")["status"]["phase"], "Running");
+}
+
+#[test]
+fn a_lease_goes_on_whatever_the_clock_says() {
+    let mut world = running();
+    let time = |w: &World| WallTime::parse(w.at(0, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/hub")?["spec"]["renewTime"].as_str()?);
+    // An hour back, in 1970, far ahead, right again; each time the daemon goes on, or begins anew and knows nothing of before.
+    for (off, restart) in [(-3600, false), (-1_795_000_000, true), (86_400 * 365, false), (0, true), (0, false)] {
+        let before = time(&world).expect("a lease");
+        world.off = off;
+        if restart {
+            world.restart(0, GRANT);
+        }
+        world.run(15);
+        let after = time(&world).expect("a lease");
+        assert!(after > before, "{off}: {after} is not after {before}");
+        assert!(after.0 < before.0.max(world.clock().wall.0) + 30, "{off}: {after}");
+    }
 }
 
 #[test]
@@ -1014,6 +1063,7 @@ fn nonsense_in_objects_is_refused_without_a_panic() {
         KindId::Node,
         KindId::Namespace,
         KindId::Offloading,
+        KindId::Binding,
         KindId::NamespaceMap,
         KindId::HomePod,
         KindId::FarPod,
@@ -1033,7 +1083,7 @@ fn nonsense_in_objects_is_refused_without_a_panic() {
             let _ = read(kind, text.as_bytes());
         }
         let long = format!("{{\"metadata\":{{\"name\":\"a\",\"uid\":\"{}\"}}}}", "x".repeat(37));
-        if !matches!(kind, KindId::Service | KindId::EndpointSlice | KindId::ConfigMap | KindId::Secret | KindId::ShadowSlice) {
+        if !matches!(kind, KindId::Binding | KindId::Service | KindId::EndpointSlice | KindId::ConfigMap | KindId::Secret | KindId::ShadowSlice) {
             assert!(read(kind, long.as_bytes()).is_err(), "{kind:?}");
         }
     }

@@ -62,6 +62,13 @@ pub struct Dropped {
     pub guarded: u64,
 }
 
+impl Dropped {
+    /// Both together.
+    pub fn plus(self, more: Dropped) -> Dropped {
+        Dropped { node_end: self.node_end + more.node_end, external: self.external + more.external, guarded: self.guarded + more.guarded }
+    }
+}
+
 /// Why the rules are not in force.
 #[derive(Debug)]
 pub enum RulesError {
@@ -203,6 +210,25 @@ impl Ruleset {
             }
         })?;
         Ok(dropped)
+    }
+
+    /// Whether there is a table of our name.
+    ///
+    /// # Errors
+    /// [`RulesError::Foreign`] if it is not ours; else what the kernel said.
+    pub fn there(&mut self) -> Result<bool, RulesError> {
+        self.table_there()
+    }
+
+    /// The names of all chains for IPv4, whoever made them.
+    ///
+    /// # Errors
+    /// When the kernel does not list them.
+    pub fn chains(&mut self) -> Result<Vec<String>, RulesError> {
+        let mut names = Vec::new();
+        let name = |body: &[u8]| Some(String::from_utf8_lossy(attribute(body.get(4..)?, 3)?).trim_end_matches('\0').to_owned());
+        self.netlink.dump(Message::new(GET_CHAIN, 0, &IPV4), |body| names.extend(name(body))).map_err(kernel("list the chains of packet rules"))?;
+        Ok(names)
     }
 
     fn commit(&mut self, commands: Vec<Message>) -> Result<(), Refusal> {

@@ -11,7 +11,7 @@ use super::tun::Tun;
 use super::udp::{NOBODY, Udp};
 use crate::budget::PACKET_MAX;
 use crate::clock::Now;
-use crate::edge::{BATCH, Checksum, Shares, Verdict};
+use crate::edge::{BATCH, Checksum, Reason, Shares, Verdict};
 
 /// Datagrams and packets a turn.
 const LIMIT: usize = BATCH;
@@ -48,6 +48,7 @@ pub struct Pump {
     out: Box<[u8]>,
     shares: Shares,
     lost: Lost,
+    flooded: bool,
 }
 
 impl Pump {
@@ -55,7 +56,8 @@ impl Pump {
     pub fn new(udp: Udp, tun: Tun) -> Pump {
         let size = PACKET_MAX + OVERHEAD;
         let (datagrams, packets) = (Batch::new(LIMIT, size, NOBODY), Batch::new(LIMIT, PACKET_MAX, ()));
-        Pump { udp, tun, datagrams, packets, out: vec![0; size + OVERHEAD].into_boxed_slice(), shares: Shares::default(), lost: Lost::default() }
+        let out = vec![0; size + OVERHEAD].into_boxed_slice();
+        Pump { udp, tun, datagrams, packets, out, shares: Shares::default(), lost: Lost::default(), flooded: false }
     }
 
     /// The UDP port in use.
@@ -63,9 +65,19 @@ impl Pump {
         self.udp.port().unwrap_or_default()
     }
 
+    /// Another device in the place of one that was deleted.
+    pub fn set_tun(&mut self, tun: Tun) {
+        self.tun = tun;
+    }
+
     /// What was lost so far.
     pub fn lost(&self) -> Lost {
         self.lost
+    }
+
+    /// Whether all that the last turn moved was datagrams of a flood: the next ones may well gather for a moment, each is worth no turn of its own.
+    pub fn flooded(&self) -> bool {
+        self.flooded
     }
 
     /// Waits until there is something to read.
@@ -85,9 +97,10 @@ impl Pump {
     /// When the TUN is gone.
     pub fn turn(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {
         self.flush(core, now);
-        self.take_datagrams(core, now);
+        let refused = self.take_datagrams(core, now);
         self.flush(core, now);
         let read = self.take_packets(core, now);
+        self.flooded = refused > 0 && refused == self.datagrams.len() && self.packets.is_empty();
         self.flush(core, now);
         read
     }
@@ -99,7 +112,9 @@ impl Pump {
         }
     }
 
-    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) {
+    /// How many of them a flood's limits refused.
+    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) -> usize {
+        let mut refused = 0;
         self.datagrams.clear();
         // An error here is of one datagram (an ICMP answer to an earlier one of ours, say); the next read goes on.
         let _ = self.udp.read_batch(&mut self.datagrams, LIMIT);
@@ -112,9 +127,11 @@ impl Pump {
             match core.datagram(from, datagram, now, &mut self.out) {
                 Verdict::ToTun { len, .. } => self.lost.packets += u64::from(self.tun.write(&self.out[..len]).is_err()),
                 Verdict::ToPeer { to, len } => self.lost.datagrams += u64::from(self.udp.send(to, &self.out[..len]).is_err()),
-                Verdict::Parked | Verdict::Handled | Verdict::Unknown(_) | Verdict::Dropped(_) => {}
+                Verdict::Dropped(why) => refused += usize::from(why == Reason::UnderLoad),
+                Verdict::Parked | Verdict::Handled | Verdict::Unknown(_) => {}
             }
         }
+        refused
     }
 
     fn take_packets(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {

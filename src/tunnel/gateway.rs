@@ -17,7 +17,7 @@ use crate::tunnel::packet::Header;
 use crate::tunnel::peer::Peer;
 use crate::tunnel::reach::{Local, Own};
 use crate::tunnel::remap::{self, Checksum};
-use crate::tunnel::session::{Door, Keys, Opened, Session, Stamps, Stopped, set_clock};
+use crate::tunnel::session::{Door, Keys, Opened, Session, Stamps, Stopped, seed, set_clock};
 use crate::tunnel::sources::Sources;
 use crate::tunnel::transit::Transit;
 use crate::tunnel::waiting::{Taken, Waiting};
@@ -51,8 +51,8 @@ impl Gateway {
     pub fn new(secret: &SecretKey, now: Now, floor: WallTime, system: WallTime) -> Gateway {
         set_clock(now.mono);
         Gateway {
-            door: Door::new(secret),
-            sources: Sources::new(now.mono),
+            door: Door::new(secret, now.mono),
+            sources: Sources::new(seed(secret), now.mono),
             stamps: Stamps::new(floor, now, system),
             now,
             local: Local::default(),
@@ -184,6 +184,11 @@ impl Gateway {
         }
     }
 
+    /// An initiation by an unknown key comes to nothing: it is counted.
+    pub fn ignore(&mut self) -> Verdict {
+        self.drop(Reason::UnknownKey)
+    }
+
     /// Takes an IP packet from the TUN; it is rewritten where it lies. `out` holds at least 32 bytes more than it, and [`INITIATION`].
     pub fn handle_packet(&mut self, packet: &mut [u8], checksum: Checksum, now: Now, out: &mut [u8]) -> Verdict {
         self.enter(now);
@@ -290,12 +295,18 @@ impl Gateway {
 
     /// Stops a handshake message made for the door's key that must not cost a key agreement.
     fn screen(&mut self, from: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Option<Verdict> {
-        match self.door.check(from.ip(), datagram, out) {
-            Err(Stopped::Cookie(len)) => Some(Verdict::ToPeer { to: from, len }),
-            Err(Stopped::Refused(reason)) => Some(self.drop(reason)),
-            Ok(()) if !self.sources.admit(from.ip(), self.now.mono) => Some(self.drop(Reason::UnderLoad)),
-            Ok(()) => None,
+        let (peers, now) = (&self.peers, self.now.mono);
+        let known = || peers.iter().flatten().any(|peer| peer.endpoint == Some(from));
+        if !self.sources.look(from, now, known) {
+            return Some(self.drop(Reason::UnderLoad));
         }
+        let proved = match self.door.check(from.ip(), datagram, self.now.mono, out) {
+            Err(Stopped::Cookie(len)) => return Some(Verdict::ToPeer { to: from, len }),
+            Err(Stopped::Refused(reason)) => return Some(self.drop(reason)),
+            Ok(proved) => proved,
+        };
+        // Without a proof the sender may be anybody: it must not use up the share of the one whose address it wears.
+        (proved && !self.sources.admit(from, known())).then(|| self.drop(Reason::UnderLoad))
     }
 
     /// A message that carries an index of ours.

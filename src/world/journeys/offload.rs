@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::script::{Script, seeds, walk_seeds};
 use crate::clock::Instant;
 use crate::identity::{PeerId, Prefix};
 use crate::kube::call::{Call, Cluster, Verb};
@@ -53,7 +54,7 @@ enum Due {
 
 struct Journey {
     seed: u64,
-    told: bool,
+    script: Script,
     chance: Chance,
     clock: Clock,
     sites: Vec<Site>,
@@ -106,7 +107,8 @@ fn agent(site: usize, seed: u64, clock: &Clock) -> Agent {
 }
 
 impl Journey {
-    fn new(seed: u64, told: bool) -> Self {
+    fn new(script: Script) -> Self {
+        let seed = script.seed;
         let mut chance = Chance::new(seed);
         let clock = Clock::new();
         let mut sites: Vec<Site> = NAMES.iter().map(|name| Site::new(name, &mut chance)).collect();
@@ -130,7 +132,7 @@ impl Journey {
         let daemons = (0..2).map(|site| Daemon { agent: agent(site, chance.bits(), &clock), feeds: BTreeMap::new(), life: 0 }).collect();
         let mut journey = Journey {
             seed,
-            told,
+            script,
             chance,
             clock,
             sites,
@@ -146,8 +148,17 @@ impl Journey {
         journey
     }
 
+    /// One event of the journey, unless its script leaves it out.
+    fn event(&mut self, what: impl FnOnce(&mut Self)) {
+        if let Some(own) = self.script.event() {
+            let others = std::mem::replace(&mut self.chance, own);
+            what(self);
+            self.chance = others;
+        }
+    }
+
     fn tell(&self, what: &str) {
-        if self.told {
+        if self.script.told {
             println!("{:9.3} {what}", self.clock.now().mono.since_boot().as_secs_f64());
         }
     }
@@ -178,7 +189,7 @@ impl Journey {
     fn drain(&mut self, which: usize) {
         let now = self.clock.now().mono;
         while let Some(order) = self.daemons[which].agent.poll_watch() {
-            if self.told {
+            if self.script.told {
                 self.tell(&format!("{} orders {order:?}", NAMES[which]));
             }
             match order {
@@ -216,7 +227,7 @@ impl Journey {
                 let (to, what) = (call.to, format!("{} {:?} {:?} {}", NAMES[which], call.verb, call.to, call.path));
                 let way: Vec<Option<usize>> = [Cluster::Home, Cluster::Peer(PeerId(0))].map(|to| self.way(which, to)).to_vec();
                 let reply = carry_out(&mut self.sites, NAMES[which], |to| way[usize::from(to != Cluster::Home)], call);
-                if self.told {
+                if self.script.told {
                     let said = format!("{reply:?}");
                     self.tell(&format!("{what} -> {}", &said[..said.len().min(60)]));
                 }
@@ -260,7 +271,7 @@ impl Journey {
             self.sites[site].api.told(stream).map(|told| stream::read(told, |object| read(kind, object)))
         };
         let Some(said) = said else { return true };
-        if self.told {
+        if self.script.told {
             let what = format!("{said:?}");
             self.tell(&format!("{} is told {id:?} {kind:?} {}", NAMES[which], &what[..what.len().min(160)]));
         }
@@ -438,10 +449,10 @@ impl Journey {
         self.drain(HUB);
         self.pass(Duration::from_secs(10));
         for _ in 0..25 {
-            match self.chance.below(3) {
-                0 => self.mishap(),
-                _ => self.work(),
-            }
+            self.event(|j| match j.chance.below(3) {
+                0 => j.mishap(),
+                _ => j.work(),
+            });
             let wait = if self.chance.happens(300) { 15_000 } else { 800 };
             let wait = Duration::from_millis(self.chance.below(wait));
             self.pass(wait);
@@ -573,10 +584,7 @@ pub(super) fn pod(name: &str, image: &str) -> Value {
 
 /// The tests run side by side, so each walks half of the seeds.
 fn walk_half(odd: u64) {
-    let (seeds, told) = super::seeds(300);
-    for seed in seeds.filter(|seed| seed % 2 == odd) {
-        Journey::new(seed, told).walk();
-    }
+    walk_seeds(seeds(300).filter(|seed| seed % 2 == odd), |script| Journey::new(script).walk());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::script::{Script, seeds, walk_seeds};
 use crate::clock::{Instant, WallTime};
 use crate::identity::{End, PeerId, Prefix, SecretKey};
 use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, Verdict, public_key};
@@ -40,7 +41,7 @@ struct Machine {
 
 struct Journey {
     seed: u64,
-    told: bool,
+    script: Script,
     chance: Chance,
     clock: Clock,
     net: Net,
@@ -57,7 +58,8 @@ struct Journey {
 }
 
 impl Journey {
-    fn new(seed: u64, told: bool) -> Self {
+    fn new(script: Script) -> Self {
+        let seed = script.seed;
         let mut chance = Chance::new(seed);
         let clock = Clock::new();
         let mut net = Net::new(chance.split());
@@ -72,15 +74,36 @@ impl Journey {
             Machine { host, secret, gateway, floor }
         };
         let machines = [machine(hub), machine(edge)];
-        let mut journey =
-            Journey { seed, told, chance, clock, net, router, machines, sent: BTreeMap::new(), numbers: 0, passed: [None; 2], overheard: Vec::new(), attacker };
+        let mut journey = Journey {
+            seed,
+            script,
+            chance,
+            clock,
+            net,
+            router,
+            machines,
+            sent: BTreeMap::new(),
+            numbers: 0,
+            passed: [None; 2],
+            overheard: Vec::new(),
+            attacker,
+        };
         journey.start(HUB);
         journey.start(EDGE);
         journey
     }
 
+    /// One event of the journey, unless its script leaves it out.
+    fn event(&mut self, what: impl FnOnce(&mut Self)) {
+        if let Some(own) = self.script.event() {
+            let others = std::mem::replace(&mut self.chance, own);
+            what(self);
+            self.chance = others;
+        }
+    }
+
     fn tell(&self, what: &str) {
-        if self.told {
+        if self.script.told {
             println!("{:9.3} {what}", self.clock.now().mono.since_boot().as_secs_f64());
         }
     }
@@ -240,15 +263,15 @@ impl Journey {
 
     fn walk(&mut self) {
         for _ in 0..40 {
-            match self.chance.below(3) {
-                0 => self.mishap(),
+            self.event(|j| match j.chance.below(3) {
+                0 => j.mishap(),
                 _ => {
-                    let which = self.chance.below(2) as usize;
-                    for _ in 0..=self.chance.below(4) {
-                        self.send_packet(which);
+                    let which = j.chance.below(2) as usize;
+                    for _ in 0..=j.chance.below(4) {
+                        j.send_packet(which);
                     }
                 }
-            }
+            });
             let wait = Duration::from_millis(self.chance.below(4_000));
             self.pass_until(self.clock.now().mono + wait);
         }
@@ -305,8 +328,5 @@ pub(super) fn sum(bytes: &[u8], before: u32) -> u16 {
 
 #[test]
 fn packets_pass_once_and_unchanged_and_the_tunnel_always_comes_back() {
-    let (seeds, told) = super::seeds(300);
-    for seed in seeds {
-        Journey::new(seed, told).walk();
-    }
+    walk_seeds(seeds(300), |script| Journey::new(script).walk());
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use self::exchanges::{Exchange, Outcome};
 use super::offload::pod;
+use super::script::{Script, seeds, walk_seeds};
 use super::tunnel::system;
 use crate::clock::Instant;
 use crate::edge::{Account, Authority, Edge, Facts, KindId, Ledger, Owner, Resources, WatchId, clamp};
@@ -72,7 +73,7 @@ enum Due {
 
 struct Journey {
     seed: u64,
-    told: bool,
+    script: Script,
     chance: Chance,
     clock: Clock,
     net: Net,
@@ -116,7 +117,8 @@ fn start(file: &str, facts: &Facts, seed: u64, clock: &Clock) -> Edge {
 }
 
 impl Journey {
-    fn new(seed: u64, told: bool) -> Self {
+    fn new(script: Script) -> Self {
+        let seed = script.seed;
         let mut chance = Chance::new(seed);
         let clock = Clock::new();
         let mut net = Net::new(chance.split());
@@ -139,7 +141,7 @@ impl Journey {
         sites[HUB].api.make("/api/v1/namespaces/default/pods", pod("bystander", "i"));
         let mut journey = Journey {
             seed,
-            told,
+            script,
             chance,
             clock,
             net,
@@ -159,8 +161,17 @@ impl Journey {
     }
 
     fn tell(&self, what: &str) {
-        if self.told {
+        if self.script.told {
             println!("{:9.3} {what}", self.clock.now().mono.since_boot().as_secs_f64());
+        }
+    }
+
+    /// One event of the journey, unless its script leaves it out.
+    fn event(&mut self, what: impl FnOnce(&mut Self)) {
+        if let Some(own) = self.script.event() {
+            let others = std::mem::replace(&mut self.chance, own);
+            what(self);
+            self.chance = others;
         }
     }
 
@@ -180,12 +191,12 @@ impl Journey {
                 }
                 let what = format!("{} {:?} {}", NAMES[which], call.verb, call.path);
                 let reply = carry_out(&mut self.sites, NAMES[which], |to| (to == Cluster::Home).then_some(which), call);
-                if self.told && !what.contains("/leases/") {
+                if self.script.told && !what.contains("/leases/") {
                     let said = format!("{reply:?}");
                     self.tell(&format!("{what} -> {}", &said[..said.len().min(60)]));
                 }
                 if alive {
-                    let at = self.soon();
+                    let at = self.soon() + self.sites[which].slow;
                     self.due.put(at, (which, life, Due::Reply(owner, reply)));
                 }
             }
@@ -298,10 +309,7 @@ impl Journey {
 
 /// The tests run side by side, so each walks half of the seeds.
 fn walk_half(odd: u64) {
-    let (seeds, told) = super::seeds(300);
-    for seed in seeds.filter(|seed| seed % 2 == odd) {
-        Journey::new(seed, told).walk();
-    }
+    walk_seeds(seeds(300).filter(|seed| seed % 2 == odd), |script| Journey::new(script).walk());
 }
 
 #[test]

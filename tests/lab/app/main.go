@@ -2,14 +2,24 @@
 //
 //	app serve PORT                        HTTP: "hello from HOST to CALLER"; /blob?n=BYTES gives that many known bytes
 //	app get URL                           prints the answer, fails unless it is 200
+//	app beat URL SECONDS                  asks five times a second, each time anew; tells how many answered and the longest time without
 //	app blob URL                          fetches it and prints its size and whether every byte is right
 //	app lookup NAME                       prints its addresses
 //	app listen udp|tcp PORT SECONDS       answers, and prints each caller, until the time is over; fails when none came
 //	app ask udp|tcp HOST PORT [SRCPORT]   one question; prints the answer and the time it took, fails without one in 2 s
 //	app echo PORT SECONDS                 answers UDP with itself until the time is over
 //	app rtt HOST PORT SECONDS             a question to `echo` every 5 ms; prints lost, p50 and p99 in microseconds
-//	app flood HOST PORT SECONDS           UDP of 1,200 bytes as fast as it goes; prints how many
+//	app pour HOST PORT SECONDS            UDP of 1,200 bytes as fast as it goes; prints how many
 //	app relay IF IF DELAY JITTER LOSS     carries Ethernet frames both ways, late (ms each way) and not all (percent)
+//	app faults LISTEN UPSTREAM CONTROL PKI   a proxy before an API server, that can answer wrongly, late or not at all
+//	app call METHOD HOST PORT PATH [BEARER]   one HTTP request; prints the status, fails without an answer
+//	app hold HOST PORT N SECONDS          opens connections and says nothing; prints how many were left open
+//	app scan tcp|udp HOST FROM TO         asks every port; prints those that answer
+//	app forge SOURCE HOST udp|tcp|icmp PORT N   packets from somebody else's address
+//	app flood HOST PORT KEY RATE SECONDS [SOURCE]   WireGuard initiations by nobody, made for that public key, so many a second
+//	app replay FILE HOST PORT             what tcpdump -w kept of UDP to that port, once more, from here
+//	app ticket LINE [BIT]                 a ticket's keys (of one with that bit of its secret turned over), as JSON
+//	app key INVITER [SECRET]              a new key, or that one, and its proof towards an inviter, as JSON
 //	app pause                             holds a pod's namespaces open
 package main
 
@@ -32,7 +42,7 @@ import (
 
 func main() {
 	log.SetFlags(log.Ltime | log.Lmicroseconds)
-	arg := append(os.Args[1:], "", "", "", "", "", "")
+	arg := append(os.Args[1:], "", "", "", "", "", "", "")
 	switch n := len(os.Args) - 2; {
 	case arg[0] == "pause" && n == 0:
 		pause()
@@ -40,6 +50,8 @@ func main() {
 		serve(arg[1])
 	case arg[0] == "get" && n == 1:
 		get(arg[1])
+	case arg[0] == "beat" && n == 2:
+		beat(arg[1], time.Duration(number(arg[2])*float64(time.Second)))
 	case arg[0] == "blob" && n == 1:
 		blob(arg[1])
 	case arg[0] == "lookup" && n == 1:
@@ -52,12 +64,36 @@ func main() {
 		echo(arg[1], time.Duration(number(arg[2])*float64(time.Second)))
 	case arg[0] == "rtt" && n == 3:
 		rtt(net.JoinHostPort(arg[1], arg[2]), time.Duration(number(arg[3])*float64(time.Second)))
-	case arg[0] == "flood" && n == 3:
-		flood(net.JoinHostPort(arg[1], arg[2]), time.Duration(number(arg[3])*float64(time.Second)))
+	case arg[0] == "pour" && n == 3:
+		pour(net.JoinHostPort(arg[1], arg[2]), time.Duration(number(arg[3])*float64(time.Second)))
 	case arg[0] == "relay" && n == 5:
 		relay(arg[1], arg[2], number(arg[3]), number(arg[4]), number(arg[5]))
+	case arg[0] == "faults" && n == 4:
+		faults(arg[1], arg[2], arg[3], arg[4])
+	case arg[0] == "call" && (n == 4 || n == 5):
+		call(arg[1], arg[2], arg[3], arg[4], arg[5])
+	case arg[0] == "hold" && n == 4:
+		hold(arg[1], arg[2], int(number(arg[3])), time.Duration(number(arg[4])*float64(time.Second)))
+	case arg[0] == "scan" && n == 4:
+		scan(arg[1], arg[2], arg[3], arg[4])
+	case arg[0] == "forge" && n == 5:
+		forge(arg[1], arg[2], arg[3], arg[4], int(number(arg[5])))
+	case arg[0] == "flood" && (n == 5 || n == 6):
+		flood(arg[1], arg[2], arg[3], arg[6], int(number(arg[4])), time.Duration(number(arg[5])*float64(time.Second)))
+	case arg[0] == "ticket" && n == 1:
+		ticket(arg[1], -1)
+	case arg[0] == "ticket" && n == 2:
+		ticket(arg[1], int(number(arg[2])))
+	case arg[0] == "key" && (n == 1 || n == 2):
+		newKey(arg[1], arg[2])
+	case arg[0] == "replay" && n == 3:
+		file, err := os.ReadFile(arg[1])
+		if err != nil {
+			log.Fatal(err)
+		}
+		replay(file, arg[2], arg[3])
 	default:
-		log.Fatal("usage: app serve|get|blob|lookup|listen|ask|echo|rtt|flood|relay|pause; see the head of main.go")
+		log.Fatal("usage: app serve|get|beat|blob|lookup|listen|ask|echo|rtt|pour|relay|faults|call|hold|scan|forge|flood|replay|ticket|key|pause; see the head of main.go")
 	}
 }
 
@@ -108,6 +144,22 @@ func fetch(url string, limit time.Duration) *http.Response {
 }
 
 func get(url string) { io.Copy(os.Stdout, fetch(url, 3*time.Second).Body) }
+
+func beat(url string, life time.Duration) {
+	begun := time.Now()
+	last, longest, answered := begun, time.Duration(0), 0
+	c := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for end := begun.Add(life); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if r, err := c.Get(url); err == nil {
+			io.Copy(io.Discard, r.Body)
+			r.Body.Close()
+			longest = max(longest, time.Since(last))
+			last, answered = time.Now(), answered+1
+		}
+	}
+	longest = max(longest, time.Since(last))
+	fmt.Printf("%d answered, longest pause %.1f s, last %.1f s ago\n", answered, longest.Seconds(), time.Since(last).Seconds())
+}
 
 func blob(url string) {
 	b, err := io.ReadAll(fetch(url, 60*time.Second).Body)
@@ -247,7 +299,7 @@ func rtt(to string, life time.Duration) {
 	fmt.Println(len(asked)-len(took), of(0.5), of(0.99))
 }
 
-func flood(to string, life time.Duration) {
+func pour(to string, life time.Duration) {
 	c, err := net.Dial("udp4", to)
 	if err != nil {
 		log.Fatal(err)

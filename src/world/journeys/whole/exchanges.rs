@@ -145,7 +145,7 @@ impl Journey {
             Some(Load::Call(call)) => {
                 let said = format!("{} {:?} at {} {}", NAMES[from], call.verb, NAMES[which], call.path);
                 let reply = carry_out(&mut self.sites, NAMES[from], |to| Some(if to == Cluster::Home { from } else { which }), call);
-                if self.told {
+                if self.script.told {
                     let reply = format!("{reply:?}");
                     println!("{:9.3} {said} -> {}", self.clock.now().mono.since_boot().as_secs_f64(), &reply[..reply.len().min(60)]);
                 }

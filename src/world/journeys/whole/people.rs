@@ -150,10 +150,10 @@ impl Journey {
             &json!({"metadata": {"name": "offloading"}, "spec": {"podOffloadingStrategy": "LocalAndRemote", "namespaceMappingStrategy": "DefaultName"}}),
         );
         for _ in 0..10 {
-            match self.chance.below(3) {
-                0 => self.mishap(),
-                _ => self.work(consumer),
-            }
+            self.event(|j| match j.chance.below(3) {
+                0 => j.mishap(),
+                _ => j.work(consumer),
+            });
             let wait = if self.chance.happens(300) { 15_000 } else { 800 };
             let wait = Duration::from_millis(self.chance.below(wait));
             self.pass(wait);

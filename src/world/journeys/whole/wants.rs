@@ -104,7 +104,7 @@ impl Journey {
                 }
             }
             Output::Progress(peer, progress) => {
-                if !matches!(progress, Progress::Retrying(_)) || self.told {
+                if !matches!(progress, Progress::Retrying(_)) || self.script.told {
                     self.tell(&format!("{} row {}: {progress:?}", NAMES[which], peer.0));
                 }
             }
