@@ -21,7 +21,7 @@ pub use crate::auth::resources::Resources;
 pub use crate::auth::status::{JoinStatus, PeerStatus as Peering, Phase, Status};
 pub use crate::auth::{AskId, Authority, Facts, Invitation, InviteOrder, JoinOrder, Progress, Request, RequestId};
 pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, NamespaceReport, Order, Seen, WatchId};
-pub use crate::tunnel::{Addresses, BATCH, Checksum, Gateway, PeerSpec, PeerStatus, Reason, Shares, Verdict};
+pub use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, PeerStatus, Reason, Verdict};
 
 use crate::auth::issue::tenant;
 use crate::auth::ledger::{Debt, Owed};

@@ -1,7 +1,7 @@
 //! Moves packets: socket to core to TUN and back, in batches, under a work limit a turn. Shared by the daemon and by `sluice tunnel`.
 //!
 //! One turn is: all outputs, at most 64 datagrams, all outputs, at most 64 packets, all outputs. So neither direction nor the
-//! control work behind it starves, and no peer behind another's flood (`tunnel`'s shares). It decides nothing; what the kernel will not take is lost and counted.
+//! control work behind it starves. It decides nothing; what the kernel will not take is lost and counted.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use super::tun::Tun;
 use super::udp::{NOBODY, Udp};
 use crate::budget::PACKET_MAX;
 use crate::clock::Now;
-use crate::edge::{BATCH, Checksum, Reason, Shares, Verdict};
+use crate::edge::{Checksum, Reason, Verdict};
 
 /// Datagrams and packets a turn.
-const LIMIT: usize = BATCH;
+const LIMIT: usize = 64;
 /// What WireGuard adds to a packet, padding included.
 const OVERHEAD: usize = 48;
 
@@ -35,8 +35,6 @@ pub struct Lost {
     pub datagrams: u64,
     /// Packets the TUN refused.
     pub packets: u64,
-    /// Datagrams over their sender's share of a queue that stood.
-    pub over_share: u64,
 }
 
 /// Socket, device and the buffers between them.
@@ -46,7 +44,6 @@ pub struct Pump {
     datagrams: Batch<SocketAddr>,
     packets: Batch<()>,
     out: Box<[u8]>,
-    shares: Shares,
     lost: Lost,
     flooded: bool,
 }
@@ -57,7 +54,7 @@ impl Pump {
         let size = PACKET_MAX + OVERHEAD;
         let (datagrams, packets) = (Batch::new(LIMIT, size, NOBODY), Batch::new(LIMIT, PACKET_MAX, ()));
         let out = vec![0; size + OVERHEAD].into_boxed_slice();
-        Pump { udp, tun, datagrams, packets, out, shares: Shares::default(), lost: Lost::default(), flooded: false }
+        Pump { udp, tun, datagrams, packets, out, lost: Lost::default(), flooded: false }
     }
 
     /// The UDP port in use.
@@ -118,12 +115,7 @@ impl Pump {
         self.datagrams.clear();
         // An error here is of one datagram (an ICMP answer to an earlier one of ours, say); the next read goes on.
         let _ = self.udp.read_batch(&mut self.datagrams, LIMIT);
-        self.shares.batch(self.datagrams.iter().map(|(_, from)| from), !self.datagrams.is_full(), now.mono);
         for (datagram, from) in self.datagrams.iter() {
-            if !self.shares.takes(from) {
-                self.lost.over_share += 1;
-                continue;
-            }
             match core.datagram(from, datagram, now, &mut self.out) {
                 Verdict::ToTun { len, .. } => self.lost.packets += u64::from(self.tun.write(&self.out[..len]).is_err()),
                 Verdict::ToPeer { to, len } => self.lost.datagrams += u64::from(self.udp.send(to, &self.out[..len]).is_err()),
