@@ -4,7 +4,8 @@
 # Usage: [IPTABLES=iptables-legacy] tests/fabric.sh PATH-OF-THE-EXAMPLE-fabric
 set -u
 fabric=$1 host=net-host-$$ pod=net-pod-$$ out=$(mktemp -d) failed=0
-end() { [ -n "${pid:-}" ] && kill "$pid" 2>/dev/null; ip netns del $host 2>/dev/null; ip netns del $pod 2>/dev/null; rm -rf "$out"; }
+# A namespace lives on with the last process in it, whatever became of its name.
+end() { for n in $host $pod; do kill -KILL $(ip netns pids $n 2>/dev/null) 2>/dev/null; done; ip netns del $host 2>/dev/null; ip netns del $pod 2>/dev/null; rm -rf "$out"; }
 trap end EXIT
 trap 'exit 1' INT TERM
 check() { if eval "$2"; then echo "ok    $1"; else echo "FAIL  $1"; failed=1; fi; }
