@@ -138,7 +138,7 @@ struct Packets<'a>(&'a mut Edge);
 
 impl Core for Packets<'_> {
     fn datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Now, out: &mut [u8]) -> Verdict {
-        self.0.handle_datagram(from, datagram, now, time::real_wall, out)
+        self.0.handle_datagram(from, datagram, now, time::wall, out)
     }
 
     fn packet(&mut self, packet: &mut [u8], checksum: Checksum, now: Now, out: &mut [u8]) -> Verdict {
@@ -400,7 +400,7 @@ impl Driver {
 
     fn outputs(&mut self, now: Now) {
         let mut host = false;
-        while let Some(output) = self.edge.poll_output(now, time::real_wall, self.api.has_room()) {
+        while let Some(output) = self.edge.poll_output(now, time::wall, self.api.has_room()) {
             match output {
                 Output::Host => host = true,
                 other => {

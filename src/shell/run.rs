@@ -70,7 +70,7 @@ async fn serve(config: Config) -> Result<(), String> {
     if !link::forwards().unwrap_or(true) {
         log!(Warn, "run", "net.ipv4.ip_forward is 0: pods reach no peer until it is 1");
     }
-    let (now, system) = (time::now(), time::real_wall());
+    let (now, system) = (time::now(), time::wall());
     let mut links = link::Links::open().map_err(|e| chain(&e).to_string())?;
     let facts = facts(&config, &mut links)?;
     let barred = links.own_within(&facts.pods, &config.interface).map_err(|e| chain(&e).to_string())?;

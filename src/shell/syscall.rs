@@ -35,6 +35,21 @@ pub(super) fn read_clock(clock: ClockId) -> (i64, u32) {
     (i64::from(at.tv_sec), at.tv_nsec as u32)
 }
 
+/// The C library's function, in its place: whatever in this program reads `CLOCK_REALTIME` (std, and with it boringtun) reads it shifted.
+/// Only in the test lab's binary; other clocks are as they are.
+#[cfg(feature = "lab-clock")]
+#[unsafe(no_mangle)]
+extern "C" fn clock_gettime(clock: libc::clockid_t, at: *mut libc::timespec) -> libc::c_int {
+    // SAFETY: the caller's promise to the C library's function, passed on: `at` is a valid place for one timespec.
+    let done = unsafe { libc::syscall(libc::SYS_clock_gettime, clock, at) } as libc::c_int;
+    if done == 0 && clock == libc::CLOCK_REALTIME {
+        // SAFETY: as above, and just written.
+        let at = unsafe { &mut *at };
+        at.tv_sec = at.tv_sec.saturating_add(super::time::lab::offset());
+    }
+    done
+}
+
 /// The time since boot.
 pub(super) fn since_boot() -> Duration {
     let (seconds, nanoseconds) = read_clock(ClockId::Boot);

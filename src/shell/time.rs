@@ -1,8 +1,8 @@
 //! The only clock reader: turns the kernel's clocks into the values of [`crate::clock`].
 //!
 //! Called once a turn by the driver, and by the logger. Never converts one clock into the other, and never sets one.
-//! Built with feature `lab-clock` (the test lab's binary, never a release) the wall clock is shifted by the seconds in the file
-//! that `SLUICE_LAB_CLOCK` names.
+//! Built with feature `lab-clock` (the test lab's binary, never a release) `CLOCK_REALTIME` is shifted by the seconds in the file that
+//! `SLUICE_LAB_CLOCK` names, for all that reads it in this program: boringtun too, whose stamps go by it.
 
 use crate::clock::{Instant, Now, WallTime};
 use crate::shell::syscall::{self, ClockId};
@@ -17,16 +17,8 @@ pub fn mono() -> Instant {
     Instant::from_boot(syscall::since_boot())
 }
 
-/// What the machine believes the date to be (`CLOCK_REALTIME`), shifted in the lab's build.
+/// What the machine believes the date to be (`CLOCK_REALTIME`).
 pub fn wall() -> WallTime {
-    #[cfg(feature = "lab-clock")]
-    return WallTime(real_wall().0.saturating_add(lab::offset()));
-    #[cfg(not(feature = "lab-clock"))]
-    real_wall()
-}
-
-/// `CLOCK_REALTIME` itself, which is what code that asks the system (boringtun's stamp) sees.
-pub fn real_wall() -> WallTime {
     WallTime(syscall::read_clock(ClockId::Real).0)
 }
 
@@ -52,18 +44,19 @@ fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
 }
 
 #[cfg(feature = "lab-clock")]
-mod lab {
+pub(super) mod lab {
     //! The lab's lever: an offset in whole seconds in a file, looked at again at most once a second.
 
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-    static OFFSET: AtomicI64 = AtomicI64::new(0);
+    pub(super) static OFFSET: AtomicI64 = AtomicI64::new(0);
     /// The second since boot, plus one, in which the file was last read.
     static READ_IN: AtomicU64 = AtomicU64::new(0);
     static FILE: OnceLock<Option<std::ffi::OsString>> = OnceLock::new();
 
-    pub(super) fn offset() -> i64 {
+    /// Seconds by which the wall clock is wrong. Asked by every reading of it, so it reads no wall clock itself.
+    pub(in crate::shell) fn offset() -> i64 {
         let second = crate::shell::syscall::since_boot().as_secs() + 1;
         if READ_IN.swap(second, Relaxed) != second
             && let Some(file) = FILE.get_or_init(|| std::env::var_os("SLUICE_LAB_CLOCK"))
@@ -85,15 +78,21 @@ mod tests {
     fn the_monotonic_clock_does_not_go_back_and_the_date_is_plausible() {
         let (first, second) = (mono(), mono());
         assert!(second >= first && first > Instant::default());
-        assert!(real_wall() > WallTime(1_500_000_000));
+        assert!(wall() > WallTime(1_500_000_000));
     }
 
     #[test]
     #[cfg(feature = "lab-clock")]
-    fn the_lab_shifts_the_wall_clock_alone() {
-        let asked = std::env::var("SLUICE_LAB_CLOCK").ok().and_then(|file| std::fs::read_to_string(file).ok()).and_then(|text| text.trim().parse().ok());
-        let (shifted, real) = (wall().0, real_wall().0);
-        assert!((0..=1).contains(&(real + asked.unwrap_or(0) - shifted)), "{shifted} {real}");
+    #[expect(clippy::disallowed_methods, reason = "others' readings are what is tested")]
+    fn the_lab_shifts_the_wall_clock_for_all_that_read_it_and_no_other_clock() {
+        use std::time::{Instant, SystemTime, UNIX_EPOCH};
+        let others = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+        let (before, steady) = (others(), Instant::now());
+        lab::OFFSET.store(86_400, std::sync::atomic::Ordering::Relaxed);
+        let shifted = (wall().0 - before, others() - before);
+        lab::OFFSET.store(0, std::sync::atomic::Ordering::Relaxed);
+        assert!((86_400..86_410).contains(&shifted.0) && (86_400..86_410).contains(&shifted.1), "{shifted:?}");
+        assert!(steady.elapsed().as_secs() < 10);
     }
 
     #[test]

@@ -50,7 +50,7 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
     let udp = Udp::bind(config.listen_port.unwrap_or(0)).map_err(|e| chain(&e).to_string())?;
     let tun = Tun::open(interface).map_err(|e| chain(&e).to_string())?;
     let mut pump = Pump::new(udp, tun);
-    let (now, system) = (time::now(), time::real_wall());
+    let (now, system) = (time::now(), time::wall());
     let mut gateway = Gateway::new(&config.secret, now, now.wall, system);
     let everything = Prefix::new(Ipv4Addr::UNSPECIFIED, 0).into_iter().collect::<Vec<_>>();
     gateway.set_local(&everything, &[]).map_err(|_| "the gateway takes no prefix".to_owned())?;
