@@ -50,6 +50,28 @@ impl Site {
     }
 }
 
+/// The version each site has reached.
+pub fn versions(sites: &[Site]) -> Vec<u64> {
+    sites.iter().map(|site| site.api.store.version()).collect()
+}
+
+/// Whether none of the daemons called `names` has changed anything but a lease since those versions.
+///
+/// # Errors
+/// Who wrote what.
+pub fn nobody_writes(sites: &[Site], names: &[&str], since: &[u64]) -> Result<(), String> {
+    for (site, &since) in sites.iter().zip(since) {
+        let mut at = since;
+        while let Ok(Some(change)) = site.api.store.after(at) {
+            at = change.version;
+            if change.key.resource != "leases.coordination.k8s.io" && names.contains(&&*change.who) {
+                return Err(format!("{} writes {:?} though nothing happens", change.who, change.key));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Carries out `call` for the daemon called `who`. `way` says which site a cluster is to it, none if it has no way or credential.
 pub fn carry_out(sites: &mut [Site], who: &str, way: impl Fn(Cluster) -> Option<usize>, call: Call) -> Reply {
     let mut ask = |to: Cluster, verb: Verb, path: &str, body: Option<&str>| match way(to) {

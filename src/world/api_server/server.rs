@@ -30,6 +30,14 @@ pub struct Faults {
     pub cut: u16,
 }
 
+impl Faults {
+    /// Some of everything but an outage, each below `most`.
+    pub fn some(chance: &mut Chance, most: u64) -> Faults {
+        let mut rate = || chance.below(most) as u16;
+        Faults { down: false, throttled: rate(), failed: rate(), answer_lost: rate(), conflict: rate() / 2, cut: rate() / 3 }
+    }
+}
+
 /// One request, as the audit log has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::script::{Script, seeds, walk_seeds};
+use super::script::{Script, Scripted, seeds, walk_seeds};
 use crate::clock::Instant;
 use crate::identity::{PeerId, Prefix};
 use crate::kube::call::{Call, Cluster, Verb};
@@ -19,7 +19,7 @@ use crate::world::api_server::server::terminating;
 use crate::world::api_server::{Faults, Key, StreamId, stream};
 use crate::world::chance::Chance;
 use crate::world::clock::{Agenda, Clock};
-use crate::world::site::{Site, carry_out};
+use crate::world::site::{Site, carry_out, nobody_writes, versions};
 use crate::world::watchdog::{HOME_UID, Watchdog};
 
 const EDGE: usize = 0;
@@ -106,6 +106,12 @@ fn agent(site: usize, seed: u64, clock: &Clock) -> Agent {
     agent
 }
 
+impl Scripted for Journey {
+    fn parts(&mut self) -> (&Script, &mut Chance) {
+        (&self.script, &mut self.chance)
+    }
+}
+
 impl Journey {
     fn new(script: Script) -> Self {
         let seed = script.seed;
@@ -146,15 +152,6 @@ impl Journey {
         };
         journey.hear_of_link(0);
         journey
-    }
-
-    /// One event of the journey, unless its script leaves it out.
-    fn event(&mut self, what: impl FnOnce(&mut Self)) {
-        if let Some(own) = self.script.event() {
-            let others = std::mem::replace(&mut self.chance, own);
-            what(self);
-            self.chance = others;
-        }
     }
 
     fn tell(&self, what: &str) {
@@ -399,8 +396,7 @@ impl Journey {
         let which = self.chance.below(2) as usize;
         match self.chance.below(7) {
             0 => {
-                let mut rate = || self.chance.below(150) as u16;
-                let faults = Faults { down: false, throttled: rate(), failed: rate(), answer_lost: rate(), conflict: rate() / 2, cut: rate() / 3 };
+                let faults = Faults::some(&mut self.chance, 150);
                 self.sites[which].set_faults(faults);
                 self.tell(&format!("{} is unwell: {faults:?}", NAMES[which]));
             }
@@ -554,15 +550,9 @@ impl Journey {
     /// Two minutes in which nobody but leases changes anything.
     fn stays_quiet(&mut self) {
         self.pass(Duration::from_secs(30));
-        let mut at: Vec<u64> = self.sites.iter().map(|s| s.api.store.version()).collect();
+        let since = versions(&self.sites);
         self.pass(Duration::from_secs(120));
-        for (site, at) in self.sites.iter().zip(&mut at) {
-            while let Ok(Some(change)) = site.api.store.after(*at) {
-                *at = change.version;
-                let lease = change.key.resource == "leases.coordination.k8s.io";
-                assert!(lease || !NAMES.contains(&&*change.who), "seed {}: {} writes {:?} though nothing happens", self.seed, change.who, change.key);
-            }
-        }
+        nobody_writes(&self.sites, &NAMES, &since).unwrap_or_else(|why| panic!("seed {}: {why}", self.seed));
     }
 }
 

@@ -66,6 +66,22 @@ impl Script {
     }
 }
 
+/// A journey whose events its script may leave out.
+pub(super) trait Scripted: Sized {
+    /// The script, and the stream that events draw from.
+    fn parts(&mut self) -> (&Script, &mut Chance);
+
+    /// One event of the journey, unless its script leaves it out.
+    fn event(&mut self, what: impl FnOnce(&mut Self)) {
+        let (script, chance) = self.parts();
+        if let Some(own) = script.event() {
+            let others = std::mem::replace(chance, own);
+            what(self);
+            *self.parts().1 = others;
+        }
+    }
+}
+
 /// Walks the seeds of `all`, or only the one that is asked for. Panics at the first that fails, after telling its shortest story.
 pub(super) fn walk_seeds(all: impl Iterator<Item = u64>, walk: impl Fn(Script) + Copy) {
     if let Some(seed) = number("SLUICE_SEED") {

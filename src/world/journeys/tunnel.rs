@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::script::{Script, seeds, walk_seeds};
+use super::script::{Script, Scripted, seeds, walk_seeds};
 use crate::clock::{Instant, WallTime};
 use crate::identity::{End, PeerId, Prefix, SecretKey};
 use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, Verdict, public_key};
@@ -57,6 +57,12 @@ struct Journey {
     attacker: HostId,
 }
 
+impl Scripted for Journey {
+    fn parts(&mut self) -> (&Script, &mut Chance) {
+        (&self.script, &mut self.chance)
+    }
+}
+
 impl Journey {
     fn new(script: Script) -> Self {
         let seed = script.seed;
@@ -91,15 +97,6 @@ impl Journey {
         journey.start(HUB);
         journey.start(EDGE);
         journey
-    }
-
-    /// One event of the journey, unless its script leaves it out.
-    fn event(&mut self, what: impl FnOnce(&mut Self)) {
-        if let Some(own) = self.script.event() {
-            let others = std::mem::replace(&mut self.chance, own);
-            what(self);
-            self.chance = others;
-        }
     }
 
     fn tell(&self, what: &str) {

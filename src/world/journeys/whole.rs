@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use self::exchanges::{Exchange, Outcome};
 use super::offload::pod;
-use super::script::{Script, seeds, walk_seeds};
+use super::script::{Script, Scripted, seeds, walk_seeds};
 use super::tunnel::system;
 use crate::clock::Instant;
 use crate::edge::{Account, Authority, Edge, Facts, KindId, Ledger, Owner, Resources, WatchId, clamp};
@@ -116,6 +116,12 @@ fn start(file: &str, facts: &Facts, seed: u64, clock: &Clock) -> Edge {
     edge
 }
 
+impl Scripted for Journey {
+    fn parts(&mut self) -> (&Script, &mut Chance) {
+        (&self.script, &mut self.chance)
+    }
+}
+
 impl Journey {
     fn new(script: Script) -> Self {
         let seed = script.seed;
@@ -163,15 +169,6 @@ impl Journey {
     fn tell(&self, what: &str) {
         if self.script.told {
             println!("{:9.3} {what}", self.clock.now().mono.since_boot().as_secs_f64());
-        }
-    }
-
-    /// One event of the journey, unless its script leaves it out.
-    fn event(&mut self, what: impl FnOnce(&mut Self)) {
-        if let Some(own) = self.script.event() {
-            let others = std::mem::replace(&mut self.chance, own);
-            what(self);
-            self.chance = others;
         }
     }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{HUB, Journey, NAMES};
 use crate::world::api_server::server::terminating;
+use crate::world::site::{nobody_writes, versions};
 use crate::world::watchdog::OURS;
 
 impl Journey {
@@ -73,15 +74,9 @@ impl Journey {
     /// Two minutes in which nobody but leases changes anything.
     pub(super) fn stays_quiet(&mut self) {
         self.pass(Duration::from_secs(40));
-        let mut at: Vec<u64> = self.sites.iter().map(|s| s.api.store.version()).collect();
+        let since = versions(&self.sites);
         self.pass(Duration::from_secs(120));
-        for (site, at) in self.sites.iter().zip(&mut at) {
-            while let Ok(Some(change)) = site.api.store.after(*at) {
-                *at = change.version;
-                let lease = change.key.resource == "leases.coordination.k8s.io";
-                assert!(lease || !NAMES.contains(&&*change.who), "seed {}: {} writes {:?} though nothing happens", self.seed, change.who, change.key);
-            }
-        }
+        nobody_writes(&self.sites, &NAMES, &since).unwrap_or_else(|why| panic!("seed {}: {why}", self.seed));
     }
 }
 

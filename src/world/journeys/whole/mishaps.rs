@@ -9,6 +9,7 @@ use super::{HUB, Journey, NAMES, start};
 use crate::kube::call::Verb;
 use crate::world::api_server::Faults;
 use crate::world::clock::BEGIN;
+use crate::world::journeys::script::Scripted;
 use crate::world::net::Weather;
 
 impl Journey {
@@ -17,8 +18,7 @@ impl Journey {
         let joiner = 1 + self.chance.below(self.machines.len() as u64 - 1) as usize;
         match self.chance.below(16) {
             0 => {
-                let mut rate = || self.chance.below(120) as u16;
-                let faults = Faults { down: false, throttled: rate(), failed: rate(), answer_lost: rate(), conflict: rate() / 2, cut: rate() / 3 };
+                let faults = Faults::some(&mut self.chance, 120);
                 self.sites[which].set_faults(faults);
                 self.tell(&format!("{} is unwell: {faults:?}", NAMES[which]));
             }

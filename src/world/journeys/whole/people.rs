@@ -9,6 +9,7 @@ use super::{HUB, Journey, LENT, NAMES, id};
 use crate::edge::{Endpoint, InviteOrder, JoinOrder};
 use crate::kube::call::Verb;
 use crate::world::journeys::offload::pod;
+use crate::world::journeys::script::Scripted;
 
 const SETS: &str = "/apis/apps/v1/namespaces/shop/replicasets";
 const OFFLOADING: &str = "/apis/offloading.liqo.io/v1beta1/namespaces/shop/namespaceoffloadings";
