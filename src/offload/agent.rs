@@ -304,7 +304,7 @@ impl Agent {
                 let round = feed.round;
                 self.seen(&purpose, round, seen, false);
                 if std::mem::take(&mut self.refused) {
-                    self.feeds.again(id, now.mono + FULL_RETRY);
+                    self.feeds.flaw(id, now.mono + FULL_RETRY);
                 }
             }
             Told::Gone(seen) => {
@@ -342,7 +342,7 @@ impl Agent {
             Told::Unreadable(name, why) => {
                 let name = name.unwrap_or_else(|| "without a name".into());
                 self.facts.event(Event::Trouble { what: format!("a {:?} {name} cannot be read: {why}", purpose.kind) });
-                feed.flawed = true;
+                self.feeds.flaw(id, now.mono + FULL_RETRY);
             }
         }
         self.settle_down();

@@ -339,6 +339,7 @@ pub(crate) enum Op {
     Remove,
     Status,
     Latch,
+    Confirm,
     Hold,
     Finish,
     Label,

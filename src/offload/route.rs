@@ -4,7 +4,7 @@ use super::agent::{Agent, Event};
 use super::facts::{About, Wake};
 use super::kind::{HERE, Key, KindId, Seen, SeenView, Sort};
 use super::kinds::copy::{Mirror, Source};
-use super::kinds::pod::{Between, Reference};
+use super::kinds::pod::{Between, Reference, There};
 use super::kinds::shadow;
 use super::table::{Row, Side, Slot, View};
 use super::watch::{self, Purpose, SWEPT};
@@ -132,7 +132,7 @@ impl Agent {
                 let after = (!gone).then(|| view.references.clone());
                 let runs = !gone && !view.stage.terminal();
                 if gone {
-                    row.lose_home()
+                    row.lose_home(true)
                 } else {
                     row.take_home(view)
                 }
@@ -157,12 +157,7 @@ impl Agent {
                 let Some(slot) = self.row_for(&key, gone, "pod") else { return };
                 let Some(Row { view: View::Pod(row), marks, .. }) = self.loops.table.row(slot) else { return };
                 marks[Side::Between as usize] = round;
-                row.latched = Some(view.stage).filter(|stage| stage.terminal() && !gone);
-                row.between = match gone {
-                    true => Between::Absent,
-                    false if row.home.as_ref().is_some_and(|h| h.uid == view.home_uid) => Between::Ours(view.uid),
-                    false => Between::Other(view.uid),
-                };
+                row.between = if gone { Between::Absent } else { Between::There(There::from(&view)) };
                 self.loops.table.touch(slot, self.now.mono);
             }
             SeenView::Shadow(view) => {
@@ -170,7 +165,7 @@ impl Agent {
                 let Some(slot) = self.row_for(&key, gone, "ShadowPod") else { return };
                 let Some(Row { view: View::Shadow(row), marks, .. }) = self.loops.table.row(slot) else { return };
                 marks[Side::Source as usize] = round;
-                row.shadow = (!gone).then_some(view);
+                (row.shadow, row.gone) = ((!gone).then_some(view), gone);
                 self.loops.table.touch(slot, self.now.mono);
             }
             SeenView::MadePod(view) => {
@@ -245,14 +240,21 @@ impl Agent {
         }
     }
 
-    /// All initial objects of a watch have been told: what was not among them is gone. Without `names` the list was flawed, and nothing is.
+    /// All initial objects of a watch have been told: what was not among them is gone. Without `names` the list was flawed: nothing is gone, and facts that
+    /// were not known yet stay so until a list is whole.
     pub(super) fn synced(&mut self, purpose: &Purpose, round: u32, names: Option<&BTreeSet<Box<str>>>) {
         let now = self.now.mono;
+        let Some(names) = names else {
+            if !by_name(purpose.kind) {
+                self.sweep(purpose, round, false);
+            }
+            return;
+        };
         match (purpose.kind, purpose.on) {
             (KindId::Node, _) => {
                 if let Some(provider) = self.facts.providers.get_mut(&purpose.peer) {
                     provider.node_synced = true;
-                    if names.is_some_and(BTreeSet::is_empty) {
+                    if names.is_empty() {
                         provider.node = None;
                     }
                 }
@@ -260,9 +262,7 @@ impl Agent {
                 self.changed();
             }
             (KindId::Namespace, _) => {
-                if let Some(names) = names {
-                    self.facts.namespaces.retain(|name, _| names.contains(name));
-                }
+                self.facts.namespaces.retain(|name, _| names.contains(name));
                 let known = &self.facts.namespaces;
                 self.facts.twins.retain(|twin, _| known.contains_key(twin));
                 self.facts.namespaces_synced = true;
@@ -274,9 +274,7 @@ impl Agent {
                 self.loops.table.touch_where(now, true, |_| true);
             }
             (KindId::Binding, _) => {
-                if let Some(names) = names {
-                    self.facts.bindings.retain(|name| names.contains(name));
-                }
+                self.facts.bindings.retain(|name| names.contains(name));
                 self.facts.bindings_synced = true;
                 self.find_twins();
                 for name in self.facts.bindings.iter().filter_map(|b| Some(b.strip_suffix("/sluice-home")?.into())).collect::<Vec<Box<str>>>() {
@@ -285,12 +283,10 @@ impl Agent {
                 self.loops.table.touch_where(now, true, |k| matches!(k.sort, Sort::Space | Sort::Twin | Sort::Tenant));
             }
             (KindId::Offloading, _) => {
-                if let Some(names) = names {
-                    let gone: Vec<Box<str>> = self.facts.offloadings.keys().filter(|n| !names.contains(*n)).cloned().collect();
-                    for namespace in gone {
-                        self.facts.offloadings.remove(&namespace);
-                        self.look_at_space(&namespace);
-                    }
+                let gone: Vec<Box<str>> = self.facts.offloadings.keys().filter(|n| !names.contains(*n)).cloned().collect();
+                for namespace in gone {
+                    self.facts.offloadings.remove(&namespace);
+                    self.look_at_space(&namespace);
                 }
                 self.facts.offloadings_synced = true;
                 self.changed();
@@ -299,7 +295,7 @@ impl Agent {
             (KindId::NamespaceMap, Cluster::Peer(peer)) => {
                 if let Some(provider) = self.facts.providers.get_mut(&peer) {
                     provider.map_synced = true;
-                    if names.is_some_and(BTreeSet::is_empty) {
+                    if names.is_empty() {
                         provider.map = None;
                     }
                 }
@@ -309,13 +305,13 @@ impl Agent {
             (KindId::NamespaceMap, Cluster::Home) => {
                 if let Some(consumer) = self.facts.consumers.get_mut(&purpose.peer) {
                     consumer.map_synced = true;
-                    if names.is_some_and(BTreeSet::is_empty) {
+                    if names.is_empty() {
                         consumer.map = None;
                     }
                 }
                 self.loops.table.touch_where(now, true, |k| k.peer == purpose.peer);
             }
-            _ => self.sweep(purpose, round, names.is_some()),
+            _ => self.sweep(purpose, round, true),
         }
     }
 
@@ -366,16 +362,16 @@ impl Agent {
         match (&mut row.view, purpose.kind) {
             (View::Pod(pod), KindId::HomePod) if source && pod.home.is_some() => {
                 let (before, ran) = (pod.home.take(), pod.counted);
-                pod.lose_home();
+                pod.lose_home(false);
                 let namespace = row.key.namespace.clone();
                 self.count_pod(purpose, ran, false);
                 self.use_references(purpose, &namespace, before.as_ref().map(|h| &*h.references), None);
             }
             (View::Pod(pod), KindId::FarPod) if mirror => pod.far = None,
-            (View::Pod(pod), KindId::ShadowPod) if between && !row.busy && matches!(pod.between, Between::Ours(_) | Between::Other(_)) => {
+            (View::Pod(pod), KindId::ShadowPod) if between && !row.busy && matches!(pod.between, Between::There(_)) => {
                 pod.between = Between::Unknown;
             }
-            (View::Shadow(shadow), KindId::ShadowPod) if source => shadow.shadow = None,
+            (View::Shadow(shadow), KindId::ShadowPod) if source => (shadow.shadow, shadow.gone) = (None, false),
             (View::Shadow(shadow), KindId::MadePod) if mirror => shadow.made = None,
             (View::Copy(copy), KindId::Copy) if mirror && matches!(copy.mirror, Mirror::Ours(_)) && !row.busy => copy.mirror = Mirror::Unknown,
             (View::Copy(copy), KindId::Service | KindId::EndpointSlice | KindId::ConfigMap | KindId::Secret | KindId::ShadowSlice) if source => {
@@ -406,13 +402,13 @@ impl Agent {
         }
     }
 
-    /// Whether the list that a copy's source would be in has been told.
+    /// Whether the list that a copy's source would be in has been told, every object of it taken. Of ConfigMaps and Secrets only those in use are.
     fn source_synced(&self, key: &Key) -> bool {
         if key.sort == Sort::Render {
             return self.facts.shadow_slices_synced;
         }
         let kind = watch::SOURCES.iter().find(|(_, sort, _)| *sort == key.sort).map(|(kind, ..)| *kind);
-        kind.is_some_and(|kind| self.feeds.synced(&watch::source(kind, key.sort, key.peer, &key.namespace)))
+        kind.is_some_and(|kind| self.feeds.whole(&watch::source(kind, key.sort, key.peer, &key.namespace)))
     }
 
     /// Counts the pods bound to a provider's node that have not ended: only these are waited for when it leaves.
@@ -444,8 +440,8 @@ impl Agent {
             let Some(row) = self.loops.table.row(slot) else { continue };
             if let View::Copy(copy) = &mut row.view {
                 copy.users = if more { copy.users.saturating_add(1) } else { copy.users.saturating_sub(1) };
-                // The watch may have told of it before it had a row: taken for present, the forge finds out.
-                if more && copy.source == Source::Unknown {
+                // The watch may have told of it while nobody used it: taken for present, the forge finds out.
+                if more && !matches!(copy.source, Source::Here(_)) {
                     copy.source = Source::Here(1);
                     row.marks[Side::Source as usize] = round;
                 }

@@ -64,7 +64,7 @@ pub(crate) struct Feed {
     pub listing: bool,
     /// Names told in this list, for kinds that have no rows.
     pub names: BTreeSet<Box<str>>,
-    /// An object of this list could not be read: nothing is taken for gone because of it.
+    /// An object could not be read or found no row: that something was not told means nothing.
     pub flawed: bool,
     /// When the list is to be told again although the stream is good.
     again: Option<Instant>,
@@ -172,6 +172,11 @@ impl Feeds {
         self.index.get(purpose).and_then(|id| self.feeds.get(id)).is_some_and(|f| f.round > 0 && !f.listing)
     }
 
+    /// Whether it has, and every one was taken.
+    pub(crate) fn whole(&self, purpose: &Purpose) -> bool {
+        self.synced(purpose) && self.index.get(purpose).and_then(|id| self.feeds.get(id)).is_some_and(|f| !f.flawed)
+    }
+
     /// The stream ended or was refused; it is opened again after a while.
     pub(crate) fn ended(&mut self, id: WatchId, fresh: bool, at_least: Duration, now: Instant) {
         let Some(feed) = self.feeds.get_mut(&id) else { return };
@@ -184,8 +189,9 @@ impl Feeds {
     }
 
     /// Not all that was told could be taken: the whole list is to be told again at `at`.
-    pub(crate) fn again(&mut self, id: WatchId, at: Instant) {
+    pub(crate) fn flaw(&mut self, id: WatchId, at: Instant) {
         if let Some(feed) = self.feeds.get_mut(&id) {
+            feed.flawed = true;
             feed.again.get_or_insert(at);
         }
     }

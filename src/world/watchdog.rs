@@ -1,5 +1,5 @@
 //! What must hold at every moment, read from the history of the sites' API servers: nothing of others is touched, no pod is there twice,
-//! no pod at home loses its UID by our doing. A test asks after each step; each change is looked at once.
+//! no pod at home loses its UID by our doing, and nothing of a pod that lives at home is ended at its provider. A test asks after each step; each change is looked at once.
 
 use std::collections::BTreeMap;
 
@@ -59,7 +59,8 @@ impl Watchdog {
                 {
                     continue;
                 }
-                judge(change, daemon == at).map_err(|why| format!("{} {why}: {:?}", change.who, change.key))?;
+                let judged = judge(change, daemon == at).and_then(|()| if self.leaving { Ok(()) } else { spared(change, site, &sites[daemon]) });
+                judged.map_err(|why| format!("{} {why}: {:?}", change.who, change.key))?;
             }
             once(site).map_err(|why| format!("at {}: {why}", daemons[at]))?;
         }
@@ -87,6 +88,22 @@ fn judge(change: &Change, at_home: bool) -> Result<(), String> {
         (Some(before), None) => Err(if terminating(before) { "ends what is not ours".into() } else { "takes away what is not ours".into() }),
         (Some(before), Some(after)) => untouched(resource, before, after),
     }
+}
+
+/// A ShadowPod ends only after its pod at home, a Pod made from one only after the ShadowPod; `home` is the site of the daemon that did it.
+fn spared(change: &Change, site: &Site, home: &Site) -> Result<(), String> {
+    let ended = |object: &Value| terminating(object) || ["Succeeded", "Failed"].iter().any(|phase| object["status"]["phase"] == *phase);
+    let Some(before) = change.before.as_deref().filter(|before| !ended(before)) else { return Ok(()) };
+    if change.after.as_deref().is_some_and(|after| !terminating(after)) {
+        return Ok(());
+    }
+    let (owner, in_site, resource) = match change.key.resource.as_str() {
+        "shadowpods.offloading.liqo.io" => (&before["metadata"]["annotations"][HOME_UID], home, "pods"),
+        "pods" => (&before["metadata"]["ownerReferences"][0]["uid"], site, "shadowpods.offloading.liqo.io"),
+        _ => return Ok(()),
+    };
+    let lives = owner.is_string() && in_site.api.store.all(resource, "").any(|(_, object)| object["metadata"]["uid"] == *owner && !ended(object));
+    if lives { Err("ends what runs for a pod that lives".into()) } else { Ok(()) }
 }
 
 /// Whether `after` is `before` but for what a daemon may write on others' objects.
@@ -184,6 +201,33 @@ mod tests {
         ] {
             let said = said(0, who, verb, &path, body);
             assert_eq!(said.is_ok(), fine, "{who} {verb:?} {path}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn it_bites_who_ends_what_runs_for_a_pod_that_lives() {
+        let now = json!({"gracePeriodSeconds": 0});
+        for (phase, gone, fine) in [("Running", false, false), ("Failed", false, true), ("Running", true, true)] {
+            let mut chance = Chance::new(1);
+            let mut sites = [Site::new("edge", &mut chance), Site::new("hub", &mut chance)];
+            let pods = "/api/v1/namespaces/default/pods";
+            let shadows = "/apis/offloading.liqo.io/v1beta1/namespaces/default/shadowpods";
+            let home = sites[0].api.make(pods, json!({"metadata": {"name": "a"}}));
+            sites[0].api.request("user", Merge, &format!("{pods}/a/status"), Some(&json!({"status": {"phase": phase}}).to_string()));
+            let marks = json!({OURS: "true"});
+            let shadow = json!({"metadata": {"name": "a", "labels": marks, "annotations": {HOME_UID: home["metadata"]["uid"]}}});
+            let shadow = sites[1].api.make(shadows, shadow);
+            let owner = json!([{"kind": "ShadowPod", "uid": shadow["metadata"]["uid"]}]);
+            sites[1].api.make(pods, json!({"metadata": {"name": "a", "labels": marks, "ownerReferences": owner}}));
+            if gone {
+                sites[0].api.request("user", Delete, &format!("{pods}/a"), Some(&now.to_string()));
+            }
+            let mut dog = Watchdog::default();
+            dog.look(&sites, &DAEMONS).expect("nothing was done");
+            sites[1].api.request("edge", Delete, &format!("{shadows}/a"), Some(&now.to_string()));
+            assert_eq!(dog.look(&sites, &DAEMONS).is_ok(), fine, "the ShadowPod, home {phase}, gone: {gone}");
+            sites[1].api.request("hub", Delete, &format!("{pods}/a"), Some(&now.to_string()));
+            dog.look(&sites, &DAEMONS).expect("its ShadowPod is gone");
         }
     }
 }

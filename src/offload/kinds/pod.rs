@@ -34,10 +34,17 @@ pub(crate) enum Between {
     Absent,
     /// One is there; whose is not known yet.
     Taken,
-    /// Carries the home pod's UID; its own is this.
-    Ours(Uid),
-    /// Carries another.
-    Other(Uid),
+    There(There),
+}
+
+/// A ShadowPod that is there. Whose it is gets judged when it is asked, never when it is told: after a start the sweep may tell of it before home's pods are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct There {
+    pub uid: Uid,
+    /// The home pod it was made for.
+    pub home_uid: Uid,
+    /// The phase it has latched.
+    pub latched: Option<Stage>,
 }
 
 /// The row of a pod.
@@ -48,8 +55,9 @@ pub(crate) struct PodRow {
     pub home: Option<HomeView>,
     pub far: Option<FarView>,
     pub between: Between,
-    /// The phase the ShadowPod has latched.
-    pub latched: Option<Stage>,
+    /// Home's API server has said that the pod is gone. That a list did not tell of it is not enough to end what runs: it may be too large to be read, or
+    /// have found no row.
+    gone: bool,
     /// The far status home was last told, and the one it is being told.
     told: u64,
     telling: u64,
@@ -67,18 +75,28 @@ impl PodRow {
     /// Takes a new view of the home pod; another UID under the name begins anew.
     pub(crate) fn take_home(&mut self, view: HomeView) {
         if self.home.as_ref().is_some_and(|h| h.uid != view.uid) {
-            self.lose_home();
+            self.lose_home(true);
         }
+        self.gone = false;
         self.home = Some(view);
     }
 
-    /// The home pod is gone: what is known of its ShadowPod is now another's.
-    pub(crate) fn lose_home(&mut self) {
-        let between = match std::mem::take(&mut self.between) {
-            Between::Ours(uid) => Between::Other(uid),
-            other => other,
-        };
-        *self = PodRow { between, far: self.far.take(), ..Default::default() };
+    /// The home pod is not told of any more, `gone` for certain or not; what is known of the provider stays.
+    pub(crate) fn lose_home(&mut self, gone: bool) {
+        *self = PodRow { gone, between: std::mem::take(&mut self.between), far: self.far.take(), ..Default::default() };
+    }
+
+    /// The ShadowPod of the home pod that is there now.
+    fn ours(&self) -> Option<&There> {
+        match (&self.between, &self.home) {
+            (Between::There(there), Some(home)) if there.home_uid == home.uid => Some(there),
+            _ => None,
+        }
+    }
+
+    /// The terminal phase of the home pod that its ShadowPod has latched.
+    fn latched(&self) -> Option<Stage> {
+        self.ours().and_then(|there| there.latched)
     }
 }
 
@@ -96,7 +114,8 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut PodRow, now: Now) -> 
             return Step::Settled;
         }
         return match shadow_uid(row) {
-            Some(uid) => Step::Do(Op::Remove, remove_shadow(key, &link.twin, &uid)),
+            Some(uid) if row.gone => Step::Do(Op::Remove, remove_shadow(key, &link.twin, &uid)),
+            Some(_) => Step::Do(Op::Confirm, calls::look(Cluster::Home, PODS.object(Some(&key.namespace), &key.name))),
             None if row.between == Between::Taken => Step::Do(Op::Look, calls::look(Cluster::Peer(key.peer), SHADOW_PODS.object(Some(&link.twin), &key.name))),
             None if row.far.is_some() => Step::Settled,
             None => Step::Forget,
@@ -116,9 +135,9 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut PodRow, now: Now) -> 
     if home.stage.terminal() {
         // Ended at home without an end at the provider (aborted, then offloaded again): what still runs, or may yet, is another's loss.
         let link = link.filter(|l| l.accepted() && l.far_synced && provider.reachable);
-        let runs = row.far.as_ref().map_or(matches!(row.between, Between::Ours(_)), |f| f.home_uid == home.uid && !f.stage.terminal());
+        let runs = row.far.as_ref().map_or(row.ours().is_some(), |f| f.home_uid == home.uid && !f.stage.terminal());
         return match (link, shadow_uid(row)) {
-            (Some(link), Some(uid)) if runs && row.latched.is_none() => Step::Do(Op::Remove, remove_shadow(key, &link.twin, &uid)),
+            (Some(link), Some(uid)) if runs && row.latched().is_none() => Step::Do(Op::Remove, remove_shadow(key, &link.twin, &uid)),
             _ => Step::Settled,
         };
     }
@@ -187,14 +206,14 @@ fn arrive(facts: &mut Facts, key: &Key, row: &mut PodRow, now: Now) -> Step {
     let shadow_path = SHADOW_PODS.object(Some(&twin), &key.name);
     match (&row.between, far) {
         (Between::Taken, _) => Step::Do(Op::Look, calls::look(there, shadow_path)),
-        (Between::Other(uid), _) => Step::Do(Op::Remove, remove_shadow(key, &twin, uid)),
+        (Between::There(shadow), _) if shadow.home_uid != home.uid => Step::Do(Op::Remove, remove_shadow(key, &twin, &shadow.uid)),
         // The pod of an earlier UID is still ending; POST comes when it is gone.
         (Between::Unknown | Between::Absent, Some(f)) if f.home_uid != home.uid => match f.shadow.is_empty() || row.between == Between::Absent {
             true => Step::Settled,
             false => Step::Do(Op::Remove, remove_shadow(key, &twin, &f.shadow)),
         },
         (Between::Unknown, Some(f)) if !f.shadow.is_empty() => {
-            row.between = Between::Ours(f.shadow.clone());
+            row.between = Between::There(There { uid: f.shadow.clone(), home_uid: home.uid.clone(), latched: None });
             Step::Wait(Duration::ZERO)
         }
         (Between::Unknown | Between::Absent, _) => {
@@ -204,8 +223,8 @@ fn arrive(facts: &mut Facts, key: &Key, row: &mut PodRow, now: Now) -> Step {
             let to = facts.link(key.peer, &key.namespace).map(|l| l.twin.to_string()).unwrap_or_default();
             Step::Do(Op::Create, calls::create_from(there, &SHADOW_PODS, &to, Cluster::Home, home_path, make))
         }
-        (Between::Ours(_), Some(f)) if f.home_uid == home.uid => {
-            if f.stage.terminal() && row.latched != Some(f.stage) {
+        (Between::There(shadow), Some(f)) if f.home_uid == home.uid => {
+            if f.stage.terminal() && shadow.latched != Some(f.stage) {
                 return Step::Do(Op::Latch, calls::look(there, shadow_path));
             }
             // Others write home's status too: Kubernetes marks pods of a lost node not ready.
@@ -224,9 +243,9 @@ fn arrive(facts: &mut Facts, key: &Key, row: &mut PodRow, now: Now) -> Step {
             let make = Box::new(move |json: &[u8]| pod_status::home_status(json, &uid, &images, node));
             Step::Do(Op::Status, calls::status_from(Cluster::Home, home_path, there, PODS.object(Some(&twin), &key.name), make))
         }
-        (Between::Ours(_), Some(_)) => Step::Settled,
-        (Between::Ours(_), None) => {
-            if let Some(stage) = row.latched {
+        (Between::There(_), Some(_)) => Step::Settled,
+        (Between::There(shadow), None) => {
+            if let Some(stage) = shadow.latched {
                 let status = pod_status::held(stage.as_str(), "RemotePodTerminated", "the pod ended at the provider and is no longer there");
                 return Step::Do(Op::Complete, calls::status(Cluster::Home, home_path, &home.uid, status));
             }
@@ -242,7 +261,7 @@ fn arrive(facts: &mut Facts, key: &Key, row: &mut PodRow, now: Now) -> Step {
 /// The UID of a ShadowPod that is there for certain or in all likelihood.
 fn shadow_uid(row: &PodRow) -> Option<Uid> {
     match (&row.between, &row.far) {
-        (Between::Ours(uid) | Between::Other(uid), _) => Some(uid.clone()),
+        (Between::There(there), _) => Some(there.uid.clone()),
         (Between::Unknown, Some(far)) if !far.shadow.is_empty() => Some(far.shadow.clone()),
         _ => None,
     }
@@ -263,7 +282,7 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut PodRow, op: Op, rep
     }
     match (op, reply) {
         (Op::Create, Reply::Done(body)) => {
-            row.between = Between::Ours(kind::uid_of(body));
+            row.between = Between::There(There { uid: kind::uid_of(body), home_uid, latched: None });
             row.ask_at = Some(now.mono + ASK_AFTER);
             Next::Again
         }
@@ -279,8 +298,20 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut PodRow, op: Op, rep
         (Op::Look | Op::Latch, Reply::Done(body)) => learn(row, body, &home_uid, op, now),
         (Op::Look | Op::Latch, Reply::NotFound) => {
             row.between = Between::Absent;
-            row.latched = None;
             Next::Again
+        }
+        (Op::Confirm, Reply::NotFound) => {
+            row.gone = true;
+            Next::Again
+        }
+        (Op::Confirm, Reply::Done(body)) => {
+            let now_there = kind::uid_of(body);
+            row.gone = match (&row.between, &row.far) {
+                (Between::There(there), _) => there.home_uid != now_there,
+                (_, Some(far)) => far.home_uid != now_there,
+                _ => false,
+            };
+            if row.gone { Next::Again } else { Next::BackOff }
         }
         (Op::Remove, Reply::Done(_) | Reply::NotFound) => {
             row.between = Between::Absent;
@@ -309,7 +340,8 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut PodRow, op: Op, rep
             Next::Again
         }
         (Op::Complete, Reply::Done(_)) => {
-            if let (Some(home), Some(stage)) = (&mut row.home, row.latched) {
+            let latched = row.latched();
+            if let (Some(home), Some(stage)) = (&mut row.home, latched) {
                 home.stage = stage;
             }
             Next::Again
@@ -328,17 +360,22 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut PodRow, op: Op, rep
     }
 }
 
+impl From<&super::shadow::ShadowView> for There {
+    fn from(view: &super::shadow::ShadowView) -> There {
+        There { uid: view.uid.clone(), home_uid: view.home_uid.clone(), latched: Some(view.stage).filter(|stage| stage.terminal()) }
+    }
+}
+
 /// What the ShadowPod itself says.
 fn learn(row: &mut PodRow, body: &[u8], home_uid: &Uid, op: Op, now: Now) -> Next {
     let Ok(Seen { view: SeenView::Shadow(shadow), .. }) = super::shadow::read_shadow(body) else { return Next::BackOff };
-    if shadow.home_uid != *home_uid {
-        row.between = Between::Other(shadow.uid);
+    let ours = shadow.home_uid == *home_uid;
+    row.between = Between::There(There::from(&shadow));
+    if !ours {
         return Next::Again;
     }
-    row.between = Between::Ours(shadow.uid);
-    row.latched = Some(shadow.stage).filter(|s| s.terminal());
     if op == Op::Latch {
-        return if row.latched.is_some() { Next::Again } else { Next::BackOff };
+        return if shadow.stage.terminal() { Next::Again } else { Next::BackOff };
     }
     row.asked = (row.asked + 1).min(5);
     row.ask_at = Some(now.mono + ASK_AFTER * (1 << row.asked));
@@ -391,12 +428,14 @@ mod tests {
     fn another_uid_under_the_name_begins_anew() {
         let view =
             |uid: &str| HomeView { uid: uid.try_into().expect("short"), deleting: false, stage: Stage::Pending, ready: false, references: Box::default() };
-        let shadow = Uid::try_from("s").expect("short");
-        let mut row = PodRow { between: Between::Ours(shadow.clone()), told: 7, latched: Some(Stage::Failed), ..Default::default() };
+        let short = |uid: &str| Uid::try_from(uid).expect("short");
+        let there = There { uid: short("s"), home_uid: short("a"), latched: Some(Stage::Failed) };
+        let mut row = PodRow { between: Between::There(there.clone()), told: 7, ..Default::default() };
+        assert_eq!(row.ours(), None, "before home is known");
         row.take_home(view("a"));
         row.take_home(view("a"));
-        assert_eq!((&row.between, row.told), (&Between::Ours(shadow.clone()), 7));
+        assert_eq!((row.ours(), row.told, row.latched()), (Some(&there), 7, Some(Stage::Failed)));
         row.take_home(view("b"));
-        assert_eq!((&row.between, row.told, row.latched), (&Between::Other(shadow), 0, None));
+        assert_eq!((&row.between, row.told, row.ours(), row.latched()), (&Between::There(there), 0, None, None));
     }
 }

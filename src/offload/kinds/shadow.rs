@@ -67,6 +67,8 @@ pub(crate) struct MadeView {
 #[derive(Debug, Default)]
 pub(crate) struct ShadowRow {
     pub shadow: Option<ShadowView>,
+    /// The API server has said that the ShadowPod is gone; that a list did not tell of it does not end its Pod.
+    pub gone: bool,
     pub made: Option<MadeView>,
     /// What of the grant is held for it.
     pub held: Option<Amount>,
@@ -210,7 +212,8 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut ShadowRow, now: Now) 
     let Some(shadow) = shadow else {
         return match &row.made {
             Some(made) if made.deleting => Step::Settled,
-            Some(made) => Step::Do(Op::Remove, calls::delete(Cluster::Home, pod_path, &made.uid, None)),
+            Some(made) if row.gone || row.shadow.is_some() => Step::Do(Op::Remove, calls::delete(Cluster::Home, pod_path, &made.uid, None)),
+            Some(_) => Step::Do(Op::Confirm, calls::look(Cluster::Home, SHADOW_PODS.object(Some(&key.namespace), &key.name))),
             None => {
                 release(facts, key, row);
                 if row.shadow.is_none() { Step::Forget } else { Step::Settled }
@@ -348,6 +351,14 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut ShadowRow, op: Op, 
         (Op::Status, _) => {
             row.said = 0;
             Next::BackOff
+        }
+        (Op::Confirm, Reply::NotFound) => {
+            row.gone = true;
+            Next::Again
+        }
+        (Op::Confirm, Reply::Done(body)) => {
+            row.gone = row.made.as_ref().is_some_and(|made| made.shadow != kind::uid_of(body));
+            if row.gone { Next::Again } else { Next::BackOff }
         }
         (Op::Remove, Reply::Done(_) | Reply::NotFound) => {
             if let Some(made) = &mut row.made {

@@ -191,7 +191,9 @@ impl Journey {
             }
             match order {
                 Order::Open { id, kind, watch } => {
-                    let after = self.latency(watch.on);
+                    // Lists come in any order, home's own after the provider's too.
+                    let late = if self.chance.happens(150) { self.chance.below(3_000) } else { 0 };
+                    let after = self.latency(watch.on) + Duration::from_millis(late);
                     self.due.put(now + after, (which, self.daemons[which].life, Due::Open(id, kind, watch)));
                 }
                 Order::Close { id } => {

@@ -173,7 +173,7 @@ impl Journey {
     }
 
     fn soon(&mut self) -> Instant {
-        let most = if self.chance.happens(20) { 150_000 } else { 15_000 };
+        let most = if self.chance.happens(20) { self.chance.pick(&[150_000, 3_000_000]).copied().unwrap_or_default() } else { 15_000 };
         self.clock.now().mono + Duration::from_micros(500 + self.chance.below(most))
     }
 
