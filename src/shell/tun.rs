@@ -110,7 +110,7 @@ impl Tun {
         self.joins
     }
 
-    /// Waits until a packet may be read. It may also return when there is none; [`Tun::read_batch`] then finds nothing.
+    /// Waits until a packet may be read. It may also return when there is none; [`Tun::read`] then says so.
     ///
     /// # Errors
     /// When the runtime is shutting down.
