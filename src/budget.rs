@@ -13,7 +13,7 @@ pub const TICKETS: usize = 64;
 pub const TICKET_MEMORY: u64 = 7 * 86_400;
 /// Peers that left and are remembered.
 pub const LEFT: usize = 64;
-/// How long a peer that left is remembered, in seconds (90 days).
+/// How long a peer that left and knows it is remembered, in seconds (90 days); one that was never told, until its place is needed.
 pub const LEFT_MEMORY: u64 = 90 * 86_400;
 /// Endpoint candidates of a peer.
 pub const ENDPOINTS: usize = 8;
@@ -25,8 +25,10 @@ pub const PARKED: usize = 32;
 pub const PEER_ROUTES: usize = 16;
 /// Routes over all peers, control and node ends included.
 pub const ROUTES: usize = 320;
-/// Addresses of this host inside its own pod prefixes, which no peer may reach.
-pub const BARRED: usize = 32;
+/// Addresses of this host inside its own pod prefixes, with the ends of their subnets, which no peer may reach.
+pub const BARRED: usize = 96;
+/// Endpoints of third clusters told to peers, over all peers; one more is left out and counted.
+pub const TRANSIT: usize = 1_024;
 /// The largest IP packet carried, in bytes.
 pub const PACKET_MAX: usize = 1600;
 /// The largest datagram that carries such a packet, in bytes: what WireGuard adds, padding included, comes on top.
@@ -55,6 +57,12 @@ pub const HEAD_MAX: usize = 8 * 1024;
 pub const CONTROL_CONNECTIONS: usize = 64;
 /// Offloaded namespaces.
 pub const NAMESPACES: usize = 64;
+/// Twin namespaces of all consumers.
+pub const TWINS: usize = 1_024;
+/// Of [`TWINS`], those one consumer may have, besides what is being made ([`CALLS_EACH`]) when it is full; one more is refused.
+pub const TWINS_EACH: usize = 32;
+/// Objects of each kind of Kubernetes' own that a consumer may keep in one of its twin namespaces.
+pub const TWIN_OBJECTS: usize = 256;
 /// Rows of a reflected kind.
 pub const ROWS: usize = 5_120;
 /// API calls under way at once.
@@ -77,6 +85,8 @@ pub const CONTROL_CONNECTIONS_EACH: usize = 8;
 pub const PASSAGES: usize = 512;
 /// API passages of one caller: one a watch and a few for calls; one more is refused.
 pub const PASSAGES_EACH: usize = 96;
+/// Readers of the metrics at once; one more is closed.
+pub const SCRAPES: usize = 4;
 /// Callers of the local socket at once; more wait outside.
 pub const LOCAL_CALLERS: usize = 16;
 /// The longest request line on the local socket, in bytes.

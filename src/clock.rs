@@ -68,6 +68,15 @@ impl std::fmt::Display for WallTime {
 }
 
 impl WallTime {
+    /// Reads the `Date` of an HTTP answer (RFC 9110: `Tue, 24 Nov 2026 05:36:00 GMT`).
+    pub fn parse_http(text: &str) -> Option<WallTime> {
+        const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let mut words = text.split_once(", ")?.1.split(' ');
+        let (day, month, year, time, zone) = (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
+        let month = MONTHS.iter().position(|m| *m == month)? + 1;
+        (zone == "GMT" && words.next().is_none()).then(|| WallTime::parse(&format!("{year}-{month:02}-{day}T{time}Z")))?
+    }
+
     /// Reads an RFC 3339 time as Kubernetes writes it (`2026-11-24T05:36:00Z`, with or without a fraction, UTC only).
     pub fn parse(text: &str) -> Option<WallTime> {
         let b = text.as_bytes();
@@ -112,6 +121,21 @@ mod tests {
             assert_eq!(WallTime::parse(text), Some(WallTime(seconds)));
         }
         assert_eq!(WallTime::parse("2026-11-24T05:36:33.123456Z"), Some(WallTime(1_795_498_593)));
+    }
+
+    #[test]
+    fn the_date_of_an_http_answer_is_read() {
+        assert_eq!(WallTime::parse_http("Tue, 24 Nov 2026 05:36:33 GMT"), Some(WallTime(1_795_498_593)));
+        for text in [
+            "",
+            "Tue, 24 Nov 2026 05:36:33",
+            "Tue, 24 Nov 2026 05:36:33 CET",
+            "Tue, 4 Nov 2026 05:36:33 GMT",
+            "Tue, 24 Foo 2026 05:36:33 GMT",
+            "Tuesday, 24-Nov-26 05:36:33 GMT",
+        ] {
+            assert_eq!(WallTime::parse_http(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Config {
     pub api_server: Option<SocketAddr>,
     /// What `invite` offers and `join --provide` without a value lends.
     pub offer: Offer,
+    /// Where the metrics are read; none: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// How much is logged.
     pub log: Level,
 }
@@ -57,10 +59,14 @@ impl Default for Config {
             external: prefix([10, 70, 0, 0]),
             api_server: None,
             offer: Offer::default(),
+            metrics: Some(METRICS),
             log: Level::Info,
         }
     }
 }
+
+/// Where the metrics are read by default: the tunnel's number, as TCP, on this host alone.
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), GATEWAY_PORT);
 
 const fn prefix(address: [u8; 4]) -> Prefix {
     match Prefix::new(std::net::Ipv4Addr::from_octets(address), 16) {
@@ -239,6 +245,11 @@ impl Config {
             }
             "api-server" => self.api_server = Some(value.parse().map_err(|_| wrong("an address and port are meant, as in 127.0.0.1:6443"))?),
             "provide" => self.offer = Offer::parse(value, Offer::default()).map_err(|e| wrong(&e))?,
+            "metrics" if value == "off" => self.metrics = None,
+            "metrics" => {
+                let address = value.parse().ok().filter(|a: &SocketAddr| a.port() > 0);
+                self.metrics = Some(address.ok_or_else(|| wrong("an address and port are meant, as in 127.0.0.1:51820, or off"))?);
+            }
             "log" => self.log = value.parse().map_err(|e: String| wrong(&e))?,
             _ => return Err(format!("{key:?} is no key; there are {KEYS}")),
         }
@@ -260,7 +271,7 @@ impl Config {
     }
 }
 
-const KEYS: &str = "cluster-id, state, socket, kubeconfig, port, interface, pods, services, external, api-server, provide, log";
+const KEYS: &str = "cluster-id, state, socket, kubeconfig, port, interface, pods, services, external, api-server, provide, metrics, log";
 
 fn path(text: &str) -> Result<String, String> {
     if !text.starts_with('/') || text.len() > 1024 || text.bytes().any(|b| b < b' ') {
@@ -294,10 +305,10 @@ mod tests {
 
     #[test]
     fn a_file_is_read_key_by_key() {
-        let text = "cluster-id = shop-17\nport = 6000 # moved\npods=10.50.0.0/16\nprovide = cpu=0.5, memory=1Gi\nlog = debug\napi-server = 127.0.0.1:6443\n";
+        let text = "cluster-id = shop-17\nport = 6000 # moved\npods=10.50.0.0/16\nprovide = cpu=0.5, memory=1Gi\nmetrics = off\nlog = debug\napi-server = 127.0.0.1:6443\n";
         let config = Config::read(text, "f").unwrap();
         assert_eq!(config.cluster_id.unwrap().as_str(), "shop-17");
-        assert_eq!((config.port, config.log), (6000, Level::Debug));
+        assert_eq!((config.port, config.log, config.metrics), (6000, Level::Debug, None));
         assert_eq!(config.offer, Offer { cpu_milli: 500, memory: 1 << 30, pods: 110 });
     }
 
@@ -317,6 +328,8 @@ mod tests {
             ("cluster-id = Shop", "a cluster ID consists of"),
             ("provide = cpu=0", "cpu=0: a number of processors"),
             ("provide = gpus=1", "\"gpus\" is no resource"),
+            ("metrics = 9090", "an address and port are meant"),
+            ("metrics = 127.0.0.1:0", "an address and port are meant"),
             ("log =", "log has no value"),
         ] {
             let error = Config::read(text, "f").unwrap_err();

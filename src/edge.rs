@@ -6,6 +6,8 @@
 //! Whether a peer is there is asked of the tunnel itself: an ICMP echo between the control ends, sent only when nothing else was heard
 //! for a while. Its answer also is the round-trip time that `status` shows.
 
+pub mod look;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -16,13 +18,13 @@ pub use crate::auth::issue::Account;
 pub use crate::auth::keys::{clamp, public_of};
 pub use crate::auth::ledger::Ledger;
 pub use crate::auth::resources::Resources;
-pub use crate::auth::status::{PeerStatus as Peering, Phase, Status};
+pub use crate::auth::status::{JoinStatus, PeerStatus as Peering, Phase, Status};
 pub use crate::auth::{AskId, Authority, Facts, Invitation, InviteOrder, JoinOrder, Progress, Request, RequestId};
 pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, NamespaceReport, Order, Seen, WatchId};
 pub use crate::tunnel::coalesce::{Coalescer, Joins};
 pub use crate::tunnel::offload::{OFFLOAD, Offload};
 pub use crate::tunnel::segment::Segments;
-pub use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, PeerStatus, Verdict};
+pub use crate::tunnel::{Addresses, BATCH, Checksum, Gateway, PeerSpec, PeerStatus, Reason, Shares, Verdict};
 
 use crate::auth::issue::tenant;
 use crate::auth::ledger::{Debt, Owed};
@@ -42,6 +44,8 @@ const PROBE: Duration = Duration::from_secs(10);
 const AWAY: Duration = Duration::from_secs(22);
 /// A path that was away for longer than this has stale connections.
 const STALE: Duration = Duration::from_secs(10);
+/// After this long a peer that is away is looked for anew under its host names.
+const RESOLVE: Duration = Duration::from_secs(20);
 /// How long a provider that answers is waited for when we leave it.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The account of a consumer in its tenant namespace.
@@ -148,6 +152,11 @@ struct Session {
     /// The number of the echo request that is due or waited for, and when it was sent.
     probe: Option<(u16, Option<Instant>)>,
     round_trip: Option<Duration>,
+    /// Sizes of packets that were tried.
+    tried: look::Tried,
+    /// Where it was last heard from, and how often that was another place than before.
+    place: Option<SocketAddr>,
+    moves: u32,
     /// Whether it is heard, and since when it is or is not.
     heard: bool,
     since: Instant,
@@ -155,12 +164,20 @@ struct Session {
     credential: bool,
     /// What the agent was last told.
     reachable: bool,
+    /// When its host names were last given to be resolved.
+    resolving: Instant,
 }
 
 impl Session {
     fn hear(&mut self, heard: bool, now: Instant) {
         if self.heard != heard {
             (self.heard, self.since) = (heard, now);
+        }
+    }
+
+    fn at(&mut self, place: SocketAddr) {
+        if self.place.replace(place).is_some_and(|before| before != place) {
+            self.moves = self.moves.saturating_add(1);
         }
     }
 }
@@ -193,8 +210,8 @@ pub struct Edge {
 impl Edge {
     /// Joins the rooms. `system` is what the system clock really reads (see [`Gateway::new`]).
     pub fn new(authority: Authority, seed: u64, now: Now, system: WallTime) -> Edge {
-        let agent =
-            Agent::new(AgentSpec { cluster: authority.ledger().id.clone(), pods: authority.pods().to_vec(), kubelet_version: String::new(), seed }, now);
+        let (cluster, pods, transit) = (authority.ledger().id.clone(), authority.pods().to_vec(), authority.transit());
+        let agent = Agent::new(AgentSpec { cluster, pods, transit, kubelet_version: String::new(), seed }, now);
         let gateway = Gateway::new(&authority.ledger().secret, now, authority.stamp_floor(), system);
         let mut edge = Edge {
             gateway,
@@ -327,7 +344,7 @@ impl Edge {
                     self.admit(Box::new(spec), now, system());
                     self.gateway.handle_datagram(from, datagram, now, out)
                 }
-                None => Verdict::Handled,
+                None => self.gateway.ignore(),
             },
             verdict => verdict,
         };
@@ -344,7 +361,7 @@ impl Edge {
 
     /// The next datagram that no input was the cause of. Ask until `None` after every other call.
     pub fn poll_datagram(&mut self, now: Now, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
-        self.gateway.poll_datagram(out).or_else(|| self.probe(now, out))
+        self.gateway.poll_datagram(out).or_else(|| self.probe(now, out)).or_else(|| self.try_size(now, out))
     }
 
     /// A control request from the listener.
@@ -381,17 +398,16 @@ impl Edge {
         self.authority.saved(written, now);
     }
 
-    /// What the names of a session resolve to; added to what is known.
+    /// What the names of a session resolve to now, in place of what they did: first of where the peer is looked for, in half of the places at most.
     pub fn resolved(&mut self, peer: PeerId, found: &[SocketAddr], now: Now) {
         let Some(session) = self.session_mut(peer) else { return };
-        let mut endpoints = session.spec.endpoints.clone();
-        for &endpoint in found {
-            // Full: the candidates that came first stay.
-            if !endpoints.contains(&endpoint) && endpoints.push(endpoint).is_err() {
+        let mut endpoints = heapless::Vec::<SocketAddr, ENDPOINTS>::new();
+        for endpoint in found.iter().take(ENDPOINTS / 2).chain(&session.spec.endpoints) {
+            // Full: the best known ones come first.
+            if !endpoints.contains(endpoint) && endpoints.push(*endpoint).is_err() {
                 break;
             }
         }
-        session.spec.endpoints = endpoints.clone();
         self.gateway.set_endpoints(peer, &endpoints, now);
     }
 
@@ -443,6 +459,9 @@ impl Edge {
                 self.hear_authority(event, now, system);
             } else if let Some(event) = self.agent.poll_event() {
                 self.hear_agent(event, now);
+            } else if let Some((peer, pairs)) = self.agent.poll_transit() {
+                // Before any call: what a provider is told it can reach. The agent's table is no longer than the gateway's.
+                let _ = self.gateway.set_transit(peer, &pairs);
             } else if let Some(order) = self.agent.poll_watch() {
                 return Some(Output::Watch(order));
             } else if !calls {
@@ -464,6 +483,7 @@ impl Edge {
                 self.sequence = self.sequence.wrapping_add(1);
                 let sequence = self.sequence;
                 if let Some(session) = self.session_mut(id) {
+                    endpoint.into_iter().for_each(|place| session.at(place));
                     session.hear(true, now.mono);
                     session.probe = Some((sequence, None));
                 }
@@ -475,7 +495,12 @@ impl Edge {
                 }
                 self.tell_reachable(id, now);
             }
-            tunnel::Event::EndpointChanged { id, endpoint } => self.authority.handle_endpoint(id, endpoint, now),
+            tunnel::Event::EndpointChanged { id, endpoint } => {
+                if let Some(session) = self.session_mut(id) {
+                    session.at(endpoint);
+                }
+                self.authority.handle_endpoint(id, endpoint, now);
+            }
             tunnel::Event::Quiet { id } => self.authority.handle_quiet(id),
         }
     }
@@ -613,11 +638,25 @@ impl Edge {
             self.out.push_back(Output::Progress(id, Progress::Retrying(format!("the gateway refuses the session: {why}"))));
             return;
         }
+        if spec.purpose == Purpose::Peering {
+            let _ = self.gateway.set_transit(id, &self.agent.transit(id));
+        }
         if !spec.names.is_empty() {
             self.out.push_back(Output::Resolve(id, spec.names.clone()));
         }
-        self.sessions[usize::from(id.0)] =
-            Some(Box::new(Session { spec, probe: None, round_trip: None, heard: false, since: now.mono, credential: false, reachable: false }));
+        self.sessions[usize::from(id.0)] = Some(Box::new(Session {
+            spec,
+            probe: None,
+            round_trip: None,
+            tried: look::Tried::default(),
+            place: None,
+            moves: 0,
+            heard: false,
+            since: now.mono,
+            credential: false,
+            reachable: false,
+            resolving: now.mono,
+        }));
         self.out.push_back(Output::Host);
     }
 
@@ -655,6 +694,11 @@ impl Edge {
                 self.sequence = self.sequence.wrapping_add(1);
                 session.probe = Some((self.sequence, None));
             }
+            // Its name may lead elsewhere by now, or could not be resolved when we began.
+            if !session.heard && !session.spec.names.is_empty() && now.mono.since(session.resolving) >= RESOLVE {
+                session.resolving = now.mono;
+                self.out.push_back(Output::Resolve(session.spec.id, session.spec.names.clone()));
+            }
         }
         for row in 0..PEERS as u8 {
             self.tell_reachable(PeerId(row), now);
@@ -668,7 +712,8 @@ impl Edge {
         let (sequence, _) = session.probe?;
         // Sent at most once; from now on it is only waited for.
         session.probe = Some((sequence, Some(now.mono)));
-        let mut packet = echo(session.spec.control.0, session.spec.control.1, sequence);
+        let mut packet = [0; 28];
+        look::request(&mut packet, session.spec.control.0, session.spec.control.1, ECHO, sequence);
         match self.gateway.handle_packet(&mut packet, Checksum::Whole, now, out) {
             Verdict::ToPeer { to, len } => Some((to, len)),
             _ => None,
@@ -680,6 +725,7 @@ impl Edge {
         if packet.len() < 28 || packet[9] != 1 || packet[0] != 0x45 || packet[20] != 0 {
             return;
         }
+        self.hear_size(peer, packet);
         let Some(session) = self.session_mut(peer) else { return };
         let ours = packet[24..26] == ECHO.to_be_bytes();
         if let Some((sequence, Some(sent))) = session.probe
@@ -712,35 +758,6 @@ fn parting_open(partings: &BTreeMap<PeerId, Parting>, peer: PeerId) -> bool {
 /// A grant in the agent's units.
 fn amount(r: Resources) -> Amount {
     Amount { cpu: u64::from(r.cpu), memory: u64::from(r.memory) << 20, pods: u64::from(r.pods) }
-}
-
-/// An ICMP echo request (RFC 792) without data.
-fn echo(from: Ipv4Addr, to: Ipv4Addr, sequence: u16) -> [u8; 28] {
-    let mut p = [0u8; 28];
-    p[0] = 0x45;
-    p[3] = 28;
-    p[6] = 0x40;
-    p[8] = 64;
-    p[9] = 1;
-    p[12..16].copy_from_slice(&from.octets());
-    p[16..20].copy_from_slice(&to.octets());
-    let header = checksum(&p[..20]);
-    p[10..12].copy_from_slice(&header.to_be_bytes());
-    p[20] = 8;
-    p[24..26].copy_from_slice(&ECHO.to_be_bytes());
-    p[26..28].copy_from_slice(&sequence.to_be_bytes());
-    let body = checksum(&p[20..]);
-    p[22..24].copy_from_slice(&body.to_be_bytes());
-    p
-}
-
-/// The Internet checksum (RFC 1071) of an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]

@@ -40,7 +40,23 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     // The verbs that use the caller's kubeconfig do what the shell can do without a daemon.
-    ("cli", &["shell::api", "shell::kubeconfig", "shell::setup", "shell::run", "shell::time", "shell::tls", "config", "kube", "identity", "clock", "budget"]),
+    (
+        "cli",
+        &[
+            "shell::api",
+            "shell::inspect",
+            "shell::kubeconfig",
+            "shell::setup",
+            "shell::run",
+            "shell::time",
+            "shell::tls",
+            "config",
+            "kube",
+            "identity",
+            "clock",
+            "budget",
+        ],
+    ),
     ("main", &["cli", "shell", "config"]),
     ("world", &["edge", "tunnel", "auth", "offload", "config", "kube", "identity", "clock", "budget"]),
     ("rooms", &[]),
@@ -49,7 +65,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Crate, and the files (or folders, with a slash at the end) that may name it. `""` is everywhere.
 const CRATES: &[(&str, &[&str])] = &[
     ("argh", &["main.rs", "cli/"]),
-    ("base64", &["shell/kubeconfig.rs", "shell/verbs.rs"]),
+    ("base64", &["cli/doctor/bundle.rs", "shell/kubeconfig.rs", "shell/status.rs"]),
     ("boringtun", &["tunnel/session.rs"]),
     ("heapless", &[""]),
     ("libc", &["shell/"]),

@@ -58,6 +58,13 @@ impl External {
         self.at(3, peer.0 + 1)
     }
 
+    /// The upper half, in which pods of one peer have the addresses that another is told; none if a peer could not claim or would not tell it apart.
+    pub fn transit(self, pods: &[Prefix]) -> Option<Prefix> {
+        let upper = Prefix::new(self.at(128, 0), 17)?;
+        // A peer accepts two prefixes at the most.
+        (pods.len() < crate::budget::PREFIXES && claimable(upper)).then_some(upper)
+    }
+
     /// The row whose control end `address` is.
     pub fn caller(self, address: Ipv4Addr) -> Option<PeerId> {
         let [_, _, kind, last] = address.octets();

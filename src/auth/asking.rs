@@ -85,7 +85,7 @@ impl Authority {
         Hello {
             versions: request::VERSIONS,
             id: self.ledger.id.clone(),
-            prefixes: self.facts.pods.clone(),
+            prefixes: self.claimed(),
             seen_as: self.ledger.peer(row).map(|p| p.images.clone()).unwrap_or_default(),
             architecture: self.facts.architecture.clone(),
             time: now.wall,
@@ -102,7 +102,7 @@ impl Authority {
             id: self.ledger.id.clone(),
             key: self.public,
             proof: proof.text(),
-            prefixes: self.facts.pods.clone(),
+            prefixes: self.claimed(),
             architecture: self.facts.architecture.clone(),
             consume: join.consume,
             provide: join.provide,
@@ -131,6 +131,9 @@ impl Authority {
     }
 
     fn progressed(&mut self, row: PeerId, now: Now) {
+        if let Some(line) = self.line_mut(row) {
+            line.trouble = None;
+        }
         if let Some(line) = self.line_mut(row)
             && line.again <= now.mono
         {
@@ -163,6 +166,7 @@ impl Authority {
     pub(super) fn retry(&mut self, row: PeerId, why: String, now: Now) {
         let Some(line) = self.line_mut(row) else { return };
         line.retry(now.mono);
+        line.trouble = Some(why.as_str().into());
         if line.role != Role::Farewell {
             self.events.push_back(Event::Progress(row, Progress::Retrying(why)));
         }
@@ -188,14 +192,16 @@ impl Authority {
         Ok(())
     }
 
-    /// A peer said who it is, asked or answering.
+    /// A peer said who it is, asked or answering. Its pods stay where they were enrolled; what else it claims (its transit range) may change, as when it
+    /// moved or a peer of an earlier version becomes one of this.
     pub(super) fn heard_hello(&mut self, row: PeerId, hello: &Hello, now: Now) -> Result<(), Refusal> {
         request::shared_version(hello.versions)?;
         let Some(peer) = self.ledger.peer_mut(row) else { return Err(policy::left()) };
         if peer.id != hello.id {
             return Err(Refusal::new(Reason::IdTaken, format!("this key belongs to {}, not to {}; unpeer and join again to change an ID", peer.id, hello.id)));
         }
-        let changed = peer.seen_as != hello.seen_as || peer.architecture != hello.architecture;
+        let moved = peer.prefixes != hello.prefixes && policy::prefixes(&hello.prefixes).is_ok() && peer.prefixes.first() == hello.prefixes.first();
+        let changed = moved || peer.seen_as != hello.seen_as || peer.architecture != hello.architecture;
         // A peer that says something else each time shall not wear out the flash.
         let line = self.lines[usize::from(row.0)].as_deref_mut();
         let heed = changed && line.is_some_and(|l| l.told.is_none_or(|at| now.mono.since(at) >= MOVES) && l.told.replace(now.mono) != Some(now.mono));
@@ -203,7 +209,9 @@ impl Authority {
             let other = peer.architecture != hello.architecture;
             (peer.seen_as, peer.architecture) = (hello.seen_as.clone(), hello.architecture.clone());
             self.dirty = true;
-            if other {
+            if moved {
+                self.reclaim(row, &hello.prefixes);
+            } else if other {
                 self.announce(row);
             }
         }

@@ -142,6 +142,16 @@ impl Authority {
         Some(self.lines.get(usize::from(peer.0))?.as_ref()?.shown())
     }
 
+    /// Our own range for pods of third clusters; see [`External::transit`].
+    pub fn transit(&self) -> Option<Prefix> {
+        self.external.transit(&self.facts.pods)
+    }
+
+    /// What we say that our prefixes are: those of our pods, then the transit range.
+    pub(super) fn claimed(&self) -> Vec<Prefix> {
+        self.facts.pods.iter().copied().chain(self.transit()).collect()
+    }
+
     /// Our own pod prefixes.
     pub fn pods(&self) -> &[Prefix] {
         &self.facts.pods

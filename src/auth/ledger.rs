@@ -307,12 +307,13 @@ impl Ledger {
         room
     }
 
-    /// Forgets tombstones whose time is over, judged only by a wall clock that is not behind them. Whether there were any.
+    /// Forgets tombstones whose time is over, judged only by a wall clock that is not behind them. Whether there were any. A peer that does not
+    /// know yet that it was left stays, whatever the clock says: nothing else could tell it. There is room for [`budget::LEFT`].
     pub(super) fn forget(&mut self, now: WallTime) -> bool {
         let old = |at: WallTime, memory: u64| now.0.saturating_sub(at.0) > memory as i64;
         let before = self.tickets.len() + self.left.len();
         self.tickets.retain(|t| t.state == TicketState::Open || !old(t.closed, budget::TICKET_MEMORY));
-        self.left.retain(|l| !old(l.at, budget::LEFT_MEMORY));
+        self.left.retain(|l| !l.told || !old(l.at, budget::LEFT_MEMORY));
         before != self.tickets.len() + self.left.len()
     }
 

@@ -129,6 +129,11 @@ fn tombstones_are_forgotten_in_their_time_and_full_tables_fit_the_file() {
     assert!(!ledger.forget(WallTime(0)), "a clock that is behind forgets nothing");
     assert!(ledger.forget(WallTime(10 + budget::TICKET_MEMORY as i64)));
     assert_eq!((ledger.tickets.len(), ledger.left.len()), (1, 1));
+    let far = WallTime(10_000_000_000);
+    ledger.left[0].told = false;
+    assert!(!ledger.forget(far) && ledger.left.len() == 1, "who was not told is remembered even if the clock is years ahead");
+    ledger.left[0].told = true;
+    assert!(ledger.forget(far) && ledger.left.is_empty());
     for n in 0..budget::LEFT + 9 {
         let id = format!("{}{n}", "x".repeat(37)).parse().expect("id");
         let endpoints = vec![format!("{}.example.org:51820", "y".repeat(52)).parse().expect("endpoint"); budget::ENDPOINTS];

@@ -82,6 +82,8 @@ pub(super) struct Line {
     pub(super) ask: Option<(AskId, What)>,
     pub(super) again: Instant,
     pub(super) failures: u32,
+    /// Why the last question came to nothing, until one does not.
+    pub(super) trouble: Option<Box<str>>,
     pub(super) greeted: Option<(ClusterId, u32)>,
     pub(super) said_hello: bool,
     pub(super) linked: bool,
@@ -116,6 +118,7 @@ impl Line {
             ask: None,
             again: now,
             failures: 0,
+            trouble: None,
             greeted: None,
             said_hello: false,
             linked: false,

@@ -106,16 +106,17 @@ pub fn acceptable(claim: Claim<'_>, replace: bool, ledger: &Ledger, nodes: &[Str
     Ok(in_the_way)
 }
 
-fn prefixes(claimed: &[Prefix]) -> Result<(), Refusal> {
+/// Whether a peer may have these prefixes.
+pub(super) fn prefixes(claimed: &[Prefix]) -> Result<(), Refusal> {
     let refuse = |what: String| Err(Refusal::new(Reason::Prefixes, what));
     if claimed.is_empty() || claimed.len() > budget::PREFIXES {
-        return refuse(format!("a cluster has one or {} pod prefixes, not {}", budget::PREFIXES, claimed.len()));
+        return refuse(format!("a cluster claims one or {} prefixes, not {}", budget::PREFIXES, claimed.len()));
     }
     if let Some(bad) = claimed.iter().find(|p| !claimable(**p)) {
-        return refuse(format!("the pod prefix {bad} cannot be used: it must lie in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16 and be /12 to /24"));
+        return refuse(format!("the prefix {bad} cannot be used: it must lie in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16 and be /12 to /24"));
     }
     if claimed.len() == 2 && claimed[0].overlaps(claimed[1]) {
-        return refuse(format!("the pod prefixes {} and {} overlap", claimed[0], claimed[1]));
+        return refuse(format!("the prefixes {} and {} overlap", claimed[0], claimed[1]));
     }
     Ok(())
 }

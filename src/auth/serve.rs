@@ -198,7 +198,7 @@ impl Authority {
         let peer = self.ledger.peer(row)?;
         let it = Enrolled {
             id: self.ledger.id.clone(),
-            prefixes: self.facts.pods.clone(),
+            prefixes: self.claimed(),
             seen_as: peer.images.clone(),
             architecture: self.facts.architecture.clone(),
             consume: peer.provide,

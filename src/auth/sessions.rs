@@ -114,6 +114,35 @@ impl Authority {
         Some(images)
     }
 
+    /// A peer claims other prefixes than before: those it keeps keep their images. Without a place for the others nothing changes.
+    pub(super) fn reclaim(&mut self, row: PeerId, prefixes: &[Prefix]) {
+        let Some(peer) = self.ledger.peer(row) else { return };
+        let kept = pairs(peer);
+        let mut in_use = self.in_use(Some(row));
+        in_use.extend(kept.iter().filter(|(prefix, _)| prefixes.contains(prefix)).map(|(_, image)| *image));
+        let mut images = Vec::with_capacity(prefixes.len());
+        for &prefix in prefixes {
+            let kept = kept.iter().find(|(before, _)| *before == prefix).map(|(_, image)| *image);
+            let Some(image) = kept.or_else(|| addresses::image(prefix, &in_use)) else { return };
+            in_use.push(image);
+            images.push(image);
+        }
+        if let Some(peer) = self.ledger.peer_mut(row) {
+            (peer.prefixes, peer.images) = (prefixes.to_vec(), images);
+        }
+        self.dirty = true;
+        self.renew(row);
+    }
+
+    /// The row's session and what the agent knows of its peer, with its addresses as they are now.
+    fn renew(&mut self, row: PeerId) {
+        if self.lines[usize::from(row.0)].is_some() {
+            let session = self.session(row);
+            self.events.push_back(Event::AddPeer(Box::new(session)));
+            self.announce(row);
+        }
+    }
+
     /// Moves images that clash with what is in use by now.
     pub(super) fn refit(&mut self) {
         let rows: Vec<PeerId> = self.ledger.peers.iter().map(|p| p.row).collect();
@@ -129,11 +158,7 @@ impl Authority {
                 peer.images = images;
             }
             self.dirty = true;
-            if self.lines[usize::from(row.0)].is_some() {
-                let session = self.session(row);
-                self.events.push_back(Event::AddPeer(Box::new(session)));
-                self.announce(row);
-            }
+            self.renew(row);
         }
     }
 

@@ -35,7 +35,7 @@ pub struct PeerStatus {
     pub phase: Phase,
     /// Its prefixes and the image of each here.
     pub images: Vec<(Prefix, Prefix)>,
-    /// Our prefixes and the image of each there, as far as it said.
+    /// Our prefixes (the transit range last) and the image of each there, as far as it said.
     pub seen_as: Vec<(Prefix, Prefix)>,
     /// Its architecture.
     pub architecture: String,
@@ -47,8 +47,27 @@ pub struct PeerStatus {
     pub endpoint: Option<SocketAddr>,
     /// Until our credential there is renewed, and until it would end; none if there is none.
     pub credential: Option<(Duration, Duration)>,
+    /// Where it may be reached, as its ticket said; none if it calls us.
+    pub endpoints: Vec<String>,
+    /// Why our last question to it came to nothing, if the last one did.
+    pub trouble: Option<String>,
     /// How far its wall clock was ahead of ours when it last said, in seconds.
     pub clock_ahead: Option<i64>,
+}
+
+/// One ticket that we redeem.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JoinStatus {
+    /// Its row.
+    pub peer: PeerId,
+    /// For how long.
+    pub since: Duration,
+    /// Whom it has met.
+    pub met: Option<ClusterId>,
+    /// The candidates of the ticket.
+    pub endpoints: Vec<String>,
+    /// Why the last question came to nothing, if it did.
+    pub trouble: Option<String>,
 }
 
 /// One open ticket of ours.
@@ -73,8 +92,10 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Open tickets.
     pub tickets: Vec<TicketStatus>,
-    /// Joins under way: the row, and for how long.
-    pub joins: Vec<(PeerId, Duration)>,
+    /// Joins under way.
+    pub joins: Vec<JoinStatus>,
+    /// Peers that left: who, when by the wall clock, and whether it knows.
+    pub left: Vec<(ClusterId, crate::clock::WallTime, bool)>,
     /// Peers that left and are still to be told.
     pub untold: usize,
     /// Clean-up that is owed.
@@ -101,7 +122,7 @@ impl Authority {
                     end: p.end,
                     phase: if line.is_some_and(|l| l.linked) { Phase::Linked } else { Phase::Enrolled },
                     images: super::sessions::pairs(p),
-                    seen_as: self.facts.pods.iter().copied().zip(p.seen_as.iter().copied()).collect(),
+                    seen_as: self.claimed().into_iter().zip(p.seen_as.iter().copied()).collect(),
                     architecture: p.architecture.clone(),
                     consume: p.consume,
                     provide: p.provide,
@@ -110,6 +131,8 @@ impl Authority {
                         .and_then(|l| l.credential)
                         .filter(|(_, ends)| *ends > now.mono)
                         .map(|(renew, ends)| (renew.since(now.mono), ends.since(now.mono))),
+                    endpoints: p.endpoints.iter().map(ToString::to_string).collect(),
+                    trouble: line.and_then(|l| l.trouble.as_deref()).map(str::to_owned),
                     clock_ahead: line.and_then(|l| l.time).map(here),
                 }
             })
@@ -123,7 +146,19 @@ impl Authority {
             tickets: open
                 .map(|t| TicketStatus { left: Duration::from_secs(t.expires).saturating_sub(now.mono.since_boot()), offer: t.offer, ask: t.ask })
                 .collect(),
-            joins: self.ledger.joins.iter().map(|j| (j.row, line(j.row).map_or(Duration::ZERO, |l| now.mono.since(l.since)))).collect(),
+            joins: self
+                .ledger
+                .joins
+                .iter()
+                .map(|j| JoinStatus {
+                    peer: j.row,
+                    since: line(j.row).map_or(Duration::ZERO, |l| now.mono.since(l.since)),
+                    met: self.met(j.row),
+                    endpoints: j.ticket.endpoints.iter().map(ToString::to_string).collect(),
+                    trouble: line(j.row).and_then(|l| l.trouble.as_deref()).map(str::to_owned),
+                })
+                .collect(),
+            left: self.ledger.left.iter().map(|l| (l.id.clone(), l.at, l.told)).collect(),
             untold: self.ledger.left.iter().filter(|l| !l.told).count(),
             owed: self.ledger.owed.len(),
         }

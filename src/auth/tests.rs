@@ -363,7 +363,8 @@ fn one_line_joins_two_clusters() {
     assert!(world.linked());
     let edge = &world.sides[EDGE].auth.status(world.now).peers[0];
     assert_eq!((edge.cluster.as_str(), edge.consume, edge.provide), ("hub", Some(LENT), None));
-    assert_eq!(edge.images, [(prefix("10.42.0.0/16"), prefix("10.71.0.0/16"))]);
+    let transit = (prefix("10.70.128.0/17"), prefix("10.72.0.0/17"));
+    assert_eq!(edge.images, [(prefix("10.42.0.0/16"), prefix("10.71.0.0/16")), transit]);
     assert_eq!(edge.seen_as, edge.images);
     assert_eq!(edge.credential, Some((Duration::from_secs(2395), Duration::from_secs(3595))));
     let hub = &world.sides[HUB].auth.status(world.now).peers[0];
@@ -999,6 +1000,42 @@ fn a_join_that_is_given_up_after_the_grant_leaves_nothing_at_the_inviter() {
     world.pass(Duration::from_secs(120));
     assert_eq!((world.sides[HUB].auth.ledger().peers.len(), world.gone(HUB)), (0, 1));
     assert!(world.sides[EDGE].sessions.is_empty() && world.sides[HUB].sessions.is_empty());
+}
+
+#[test]
+fn a_peers_transit_range_may_move_and_its_pods_may_not() {
+    let mut world = World::peered(Some(LENT), false, None);
+    let secret = world.sides[EDGE].auth.ledger().secret.clone();
+    let hub = world.sides[HUB].auth.ledger();
+    let good = bearer::Bearer::pair(&secret, &keys::public_of(&secret), &hub.public()).expect("keys").0.text();
+    let (row, pods, before) = (hub.peers[0].row, hub.peers[0].images[0], hub.peers[0].clone());
+    let from = world.sides[HUB].auth.external().control(row);
+    let say = |world: &mut World, prefixes: &str| {
+        world.pass(super::peering::MOVES);
+        world.number += 1;
+        let body =
+            format!(r#"{{"min":1,"max":1,"id":"edge","prefixes":{prefixes},"seen_as":["10.71.0.0/16","10.72.0.0/17"],"architecture":"arm64","time":0}}"#);
+        let request = Request { from, method: "POST", path: request::HELLO, bearer: Some(&good), body: body.as_bytes() };
+        let hub = &mut world.sides[HUB].auth;
+        hub.handle_request(RequestId(world.number), &request, world.now);
+        let events: Vec<Event> = std::iter::from_fn(|| hub.poll_event()).collect();
+        assert!(events.iter().any(|e| matches!(e, Event::Answer { status: 200, .. })));
+        let peer = hub.ledger().peers[0].clone();
+        // The gateway and the agent hear of it.
+        let session = events.iter().find_map(|e| if let Event::AddPeer(s) = e { Some(s.remote.to_vec()) } else { None });
+        let told = events.iter().find_map(|e| if let Event::Consumer { images, .. } = e { Some(images.clone()) } else { None });
+        assert_eq!(session, told);
+        assert!(told.is_none_or(|told| told == super::sessions::pairs(&peer)));
+        (peer.prefixes, peer.images, session.is_some())
+    };
+    // None, or none that may be: all stays.
+    for prefixes in ["[]", r#"["10.44.0.0/16","10.70.128.0/17"]"#, r#"["10.42.0.0/16","8.8.0.0/16"]"#, r#"["10.42.0.0/16","10.42.128.0/17"]"#] {
+        assert_eq!(say(&mut world, prefixes), (before.prefixes.clone(), before.images.clone(), false), "{prefixes}");
+    }
+    // As a peer of an earlier version, and as one of this whose range another interface took.
+    assert_eq!(say(&mut world, r#"["10.42.0.0/16"]"#), (vec![prefix("10.42.0.0/16")], vec![pods], true));
+    let moved = prefix("10.99.128.0/17");
+    assert_eq!(say(&mut world, r#"["10.42.0.0/16","10.99.128.0/17"]"#), (vec![prefix("10.42.0.0/16"), moved], vec![pods, moved], true));
 }
 
 #[test]

@@ -49,6 +49,13 @@ impl Admin {
         &self.server
     }
 
+    /// How far the server's clock is ahead of ours, in seconds, as it last said.
+    pub fn clock_ahead(&self) -> Option<i64> {
+        let (said, at) = self.api.tally().health(Cluster::Home).time?;
+        let now = time::now();
+        Some(said.0.saturating_add(now.mono.since(at).as_secs() as i64).saturating_sub(now.wall.0))
+    }
+
     /// Carries out one request. `Apply` goes under our field manager, forced.
     pub fn call(&self, verb: Verb, path: &str, body: Option<&str>) -> Reply {
         let body = body.map_or(Body::None, |json| Body::Json(json.to_owned()));

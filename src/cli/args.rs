@@ -21,6 +21,7 @@ pub(crate) enum Verb {
     Join(Join),
     Unpeer(Unpeer),
     Status(Status),
+    Doctor(Doctor),
     Offload(Offload),
     Unoffload(Unoffload),
     Uninstall(Uninstall),
@@ -69,6 +70,9 @@ pub(crate) struct Run {
     /// what is lent by default (default: cpu=4,memory=8Gi,pods=110)
     #[argh(option)]
     pub(crate) provide: Option<String>,
+    /// address and port where Prometheus reads the metrics, or `off` (default: 127.0.0.1:51820); beyond loopback with the bearer in STATE/metrics-token
+    #[argh(option)]
+    pub(crate) metrics: Option<String>,
     /// warn, info, debug or trace (default: info)
     #[argh(option)]
     pub(crate) log: Option<String>,
@@ -89,6 +93,7 @@ impl Run {
             ("external", &self.external),
             ("api-server", &self.api_server),
             ("provide", &self.provide),
+            ("metrics", &self.metrics),
             ("log", &self.log),
         ];
         all.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)))
@@ -178,6 +183,24 @@ pub(crate) struct Status {
     /// only this peer
     #[argh(positional)]
     pub(crate) id: Option<String>,
+    /// text or json
+    #[argh(option, short = 'o', default = "Output::Text")]
+    pub(crate) output: Output,
+    /// the daemon's socket
+    #[argh(option)]
+    pub(crate) socket: Option<String>,
+}
+
+/// find what is broken, hop by hop, and say what to do; it changes nothing
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "doctor", example = "{command_name}\n{command_name} --bundle /tmp/sluice.tar")]
+pub(crate) struct Doctor {
+    /// write a support file without secrets, a tar, to this path
+    #[argh(option)]
+    pub(crate) bundle: Option<String>,
+    /// configuration file (default: /etc/sluice/config, if it is there)
+    #[argh(option)]
+    pub(crate) config: Option<String>,
     /// text or json
     #[argh(option, short = 'o', default = "Output::Text")]
     pub(crate) output: Output,
@@ -394,13 +417,13 @@ mod tests {
 
     #[test]
     fn flags_of_run_are_keys_of_the_configuration() {
-        let Verb::Run(run) = typed("run --cluster-id a --port 1 --interface x --pods p --services s --external e --api-server q --provide r --log l --state t --socket u --kubeconfig k")
+        let Verb::Run(run) = typed("run --cluster-id a --port 1 --interface x --pods p --services s --external e --api-server q --provide r --metrics m --log l --state t --socket u --kubeconfig k")
             .unwrap()
             .verb
         else {
             panic!()
         };
-        assert_eq!(run.keys().count(), 12);
+        assert_eq!(run.keys().count(), 13);
         for (key, _) in run.keys() {
             let error = crate::config::Config::default().set(key, "").unwrap_err();
             assert!(error.contains("has no value"), "{key}: {error}");

@@ -18,7 +18,7 @@ mod tests {
     #[test]
     fn scripts_know_every_verb() {
         for script in [include_str!("completion/sluice.bash"), include_str!("completion/sluice.zsh"), include_str!("completion/sluice.fish")] {
-            for verb in ["run", "invite", "join", "unpeer", "status", "offload", "unoffload", "uninstall", "tunnel", "version", "completion"] {
+            for verb in ["run", "invite", "join", "unpeer", "status", "doctor", "offload", "unoffload", "uninstall", "tunnel", "version", "completion"] {
                 assert!(script.contains(verb), "{verb}");
             }
         }

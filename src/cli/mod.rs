@@ -9,6 +9,8 @@ pub mod args;
 #[cfg(feature = "shell")]
 mod completion;
 #[cfg(feature = "shell")]
+mod doctor;
+#[cfg(feature = "shell")]
 mod invite;
 #[cfg(feature = "shell")]
 #[expect(clippy::disallowed_types, reason = "the ticket may be in a file")]
@@ -48,6 +50,7 @@ pub fn carry_out(arguments: args::Arguments) -> Result<(), protocol::Failure> {
         Verb::Join(join) => join::join(join),
         Verb::Unpeer(unpeer) => unpeer::unpeer(unpeer),
         Verb::Status(status) => status::status(status),
+        Verb::Doctor(typed) => doctor::doctor(typed),
         Verb::Offload(args::Offload { what: OffloadWhat::Namespace(namespace) }) => offload::namespace(namespace),
         Verb::Unoffload(args::Unoffload { what: UnoffloadWhat::Namespace(namespace) }) => unoffload::namespace(namespace),
         Verb::Uninstall(uninstall) => uninstall::uninstall(uninstall),

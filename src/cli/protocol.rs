@@ -8,7 +8,7 @@ use miniserde::json;
 /// A request. Only the fields its verb names are looked at.
 #[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Request {
-    /// `invite`, `join`, `unpeer`, `status`, `uninstall-check`.
+    /// `invite`, `join`, `unpeer`, `status`, `look` (a status that also tries sizes of packets), `metrics`.
     pub verb: String,
     /// join: the ticket's line.
     pub ticket: Option<String>,
@@ -75,8 +75,10 @@ pub struct Done {
     pub joined: Option<Joined>,
     /// unpeer.
     pub left: Option<Left>,
-    /// status.
+    /// status, look.
     pub status: Option<Status>,
+    /// metrics: the whole page.
+    pub metrics: Option<String>,
 }
 
 /// A ticket was made.
@@ -139,10 +141,83 @@ pub struct Status {
     pub port: u16,
     /// Tickets that can still be redeemed.
     pub tickets: u32,
-    /// What is wrong with this cluster's own side, one sentence each.
-    pub warnings: Vec<String>,
+    /// What is wrong with this cluster's own side.
+    pub warnings: Vec<Warning>,
+    /// This cluster's API server.
+    pub api: Server,
+    /// What the daemon runs with, by the keys of its configuration.
+    pub settings: Vec<Setting>,
+    /// What was refused or dropped since the daemon began, each reason that applied.
+    pub refused: Vec<Refused>,
+    /// Peers that left, the newest last.
+    pub left: Vec<Former>,
     /// The peers, by ID.
     pub peers: Vec<Peer>,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
+pub struct Warning {
+    /// One word for machines; the label of the metric.
+    pub reason: String,
+    /// One sentence without a full stop.
+    pub message: String,
+}
+
+/// An API server, as the daemon last found it.
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
+pub struct Server {
+    /// It answers and accepts our credential.
+    pub up: bool,
+    /// Why it is not up; empty if it is.
+    pub reason: String,
+    /// It does not accept our credential.
+    pub refused: bool,
+    /// Seconds since it last answered well.
+    pub answered: Option<u64>,
+    /// How far its clock is ahead of ours, in seconds.
+    pub clock_ahead: Option<i64>,
+}
+
+/// A key of the configuration with the value that is in force.
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
+pub struct Setting {
+    /// The key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// How often something was refused for one reason.
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
+pub struct Refused {
+    /// Where: `tunnel` (datagrams and packets), `rules` (packets, by the host's rules), `listener` (connections to the control end),
+    /// `control` (requests there), `socket` (callers of the local socket).
+    pub at: String,
+    /// Why, in one word.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// A peer that left.
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
+pub struct Former {
+    /// Its cluster ID.
+    pub id: String,
+    /// When, RFC 3339, by our clock.
+    pub at: String,
+    /// It knows.
+    pub told: bool,
+}
+
+/// Whether a packet of a size got through and back.
+#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
+pub struct Size {
+    /// Bytes of the whole packet inside the tunnel.
+    pub bytes: u32,
+    /// It was answered.
+    pub answered: bool,
 }
 
 /// One peering.
@@ -164,9 +239,9 @@ pub struct Peer {
     pub provides: bool,
     /// The tunnel.
     pub tunnel: Tunnel,
-    /// Its pod prefixes, and what they are here.
+    /// Its pod prefix, then its range for pods of third clusters, and what they are here.
     pub theirs: Vec<Mapped>,
-    /// Our pod prefixes, and what they are there.
+    /// Our pod prefix, then our range for pods of third clusters, and what they are there.
     pub ours: Vec<Mapped>,
     /// Life of the credential we hold for its API server; none if we hold none.
     pub credential: Option<Credential>,
@@ -176,11 +251,31 @@ pub struct Peer {
     pub lent: Option<Amounts>,
     /// Namespaces: ours there, then its here.
     pub namespaces: Vec<Namespace>,
+    /// `hello` went through since the daemon began: the control end answers.
+    pub linked: bool,
+    /// Why our last question to its control end came to nothing; empty if it did not.
+    pub trouble: String,
+    /// Its API server; none if it does not provide.
+    pub api: Option<Server>,
+    /// How far its clock is ahead of ours, in seconds, as it last said.
+    pub clock_ahead: Option<i64>,
+    /// What is wrong with this peering.
+    pub warnings: Vec<Warning>,
 }
 
 /// The way to a peer.
 #[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Tunnel {
+    /// Where it may be reached, as its ticket said; none if it calls us.
+    pub candidates: Vec<String>,
+    /// Its control end, address and port.
+    pub control: String,
+    /// Seconds since it was last heard; none: never since the daemon began.
+    pub heard: Option<u64>,
+    /// How often it was heard from another endpoint than before.
+    pub moves: u32,
+    /// Sizes of packets that were tried (`look` only).
+    pub sizes: Vec<Size>,
     /// Where its datagrams come from and ours go to; none before the first.
     pub endpoint: Option<String>,
     /// How it is reached: `direct`, `we are behind NAT`, `it is behind NAT`.

@@ -10,7 +10,7 @@ pub(super) fn run(run: &Run) -> Result<(), Failure> {
 }
 
 /// Defaults, then the file, then the flags.
-fn configuration(run: &Run) -> Result<Config, String> {
+pub(super) fn configuration(run: &Run) -> Result<Config, String> {
     let path = run.config.as_deref().unwrap_or(PATH);
     let mut config = match read(path) {
         Ok(text) => Config::read(&text, path)?,

@@ -13,9 +13,14 @@ const SILENCE: Duration = Duration::from_secs(150);
 
 /// Sends `request` and returns how it ended; each step on the way goes to `progress`.
 pub fn ask(socket: &str, request: &Request, progress: &mut dyn FnMut(&Progress)) -> Result<Done, Failure> {
+    ask_within(socket, request, SILENCE, progress)
+}
+
+/// As [`ask`], of a daemon that may be silent for no longer than `silence`.
+pub fn ask_within(socket: &str, request: &Request, silence: Duration, progress: &mut dyn FnMut(&Progress)) -> Result<Done, Failure> {
     let mut stream = UnixStream::connect(socket).map_err(|e| unreachable(socket, &e))?;
     let broken = |e: std::io::Error| Failure::new("cut", format!("the daemon at {socket} broke off: {e}"), "see its log, then: sluice status");
-    stream.set_read_timeout(Some(SILENCE)).map_err(broken)?;
+    stream.set_read_timeout(Some(silence)).and_then(|()| stream.set_write_timeout(Some(silence))).map_err(broken)?;
     stream.write_all(format!("{}\n", request.line()).as_bytes()).map_err(broken)?;
     let mut reader = BufReader::with_capacity(4096, stream);
     loop {

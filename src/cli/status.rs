@@ -27,7 +27,7 @@ fn tree(status: &Status, out: &Terminal) -> Vec<String> {
     let kubernetes = status.kubernetes.as_deref().map_or("API server not reached".to_owned(), |v| format!("Kubernetes {}", clean(v)));
     let mut lines = vec![format!("{:<19} {kubernetes}, sluice {}, {}", status.id, status.version, size(status.memory))];
     for warning in &status.warnings {
-        lines.push(format!("  {} {}", out.paint("33", "warning:"), clean(warning)));
+        lines.push(format!("  {} {}", out.paint("33", "warning:"), clean(&warning.message)));
     }
     if status.peers.is_empty() {
         lines.push("  no peers yet".to_owned());
@@ -36,7 +36,8 @@ fn tree(status: &Status, out: &Terminal) -> Vec<String> {
     for (at, peer) in status.peers.iter().enumerate() {
         let last = at + 1 == status.peers.len();
         lines.push(format!("{} {}", if last { "└─" } else { "├─" }, head(peer, out)));
-        let branches = branches(peer, out);
+        let mut branches = branches(peer, out);
+        branches.extend(peer.warnings.iter().map(|w| ("warning", clean(&w.message))));
         for (at, (name, text)) in branches.iter().enumerate() {
             let mark = if at + 1 == branches.len() { "└─" } else { "├─" };
             let name = if at > 0 && branches[at - 1].0 == *name { "" } else { name };
@@ -89,7 +90,11 @@ fn branches(peer: &Peer, out: &Terminal) -> Vec<(&'static str, String)> {
 
 fn prefixes(whose: &str, all: &[Mapped]) -> String {
     let each: Vec<String> = all.iter().map(|m| if m.original == m.image { m.original.clone() } else { format!("{} as {}", m.original, m.image) }).collect();
-    if each.is_empty() { format!("{whose} unknown") } else { format!("{whose} {}", each.join(", ")) }
+    match &each[..] {
+        [] => format!("{whose} unknown"),
+        [pods] => format!("{whose} {pods}"),
+        [pods, others @ ..] => format!("{whose} {pods}, third clusters' {}", others.join(", ")),
+    }
 }
 
 fn amounts(a: &Amounts) -> String {
@@ -138,6 +143,7 @@ mod tests {
                     received: 1_288_490_188,
                     sent: 310 << 20,
                     dropped: 0,
+                    ..Tunnel::default()
                 },
                 theirs: vec![Mapped { original: "10.42.0.0/16".into(), image: "10.71.0.0/16".into() }],
                 ours: vec![Mapped { original: "10.42.0.0/16".into(), image: "10.72.0.0/16".into() }],

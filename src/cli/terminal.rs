@@ -17,6 +17,11 @@ impl Terminal {
         Terminal { colours: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(), stderr: false }
     }
 
+    /// For files.
+    pub(crate) fn plain() -> Terminal {
+        Terminal { colours: false, stderr: false }
+    }
+
     /// For errors, and for steps where the result is for machines.
     pub(crate) fn stderr() -> Terminal {
         Terminal { colours: std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(), stderr: true }

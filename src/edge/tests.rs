@@ -213,9 +213,11 @@ fn collection(path: &str) -> &str {
 
 #[test]
 fn an_echo_request_has_right_checksums() {
-    let packet = echo(Ipv4Addr::new(10, 70, 0, 2), Ipv4Addr::new(10, 70, 1, 1), 7);
-    assert_eq!(checksum(&packet[..20]), 0);
-    assert_eq!(checksum(&packet[20..]), 0);
+    for size in [28].into_iter().chain(look::SIZES) {
+        let mut packet = vec![0; usize::from(size)];
+        look::request(&mut packet, Ipv4Addr::new(10, 70, 0, 2), Ipv4Addr::new(10, 70, 1, 1), ECHO, 7);
+        assert_eq!((look::checksum(&packet[..20]), look::checksum(&packet[20..])), (0, 0), "{size}");
+    }
 }
 
 #[test]
@@ -277,4 +279,37 @@ fn other_images_do_not_make_a_provider_welcome_again() {
     host.edge.authority().set_facts(facts);
     host.run(40);
     assert!(host.is_over(), "{:?} {}", host.api.keys(), host.file);
+}
+
+#[test]
+fn a_peer_that_is_away_is_looked_for_under_its_name_again_and_where_that_leads_by_now() {
+    let host = Host::peered(true, false);
+    let mut ledger = Ledger::parse(host.file.as_bytes()).expect("a state file");
+    ledger.peers[0].endpoints = vec![Endpoint::Name("hub.example.org".try_into().expect("a name"), 51820)];
+    let (mut edge, mut now) = (started(&ledger.snapshot(), host.now), host.now);
+    let address = |last: u8| SocketAddr::from(([203, 0, 113, last], 51820));
+    let mut asked = Vec::new();
+    let mut called = Vec::new();
+    for second in 0..70_u64 {
+        now.mono = host.now.mono + Duration::from_secs(second);
+        edge.handle_timeout(now);
+        while let Some(output) = edge.poll_output(now, system, true) {
+            match output {
+                Output::Save(_) => edge.saved(Ok(()), now),
+                Output::Resolve(peer, names) => {
+                    assert_eq!((peer, names.len()), (PeerId(0), 1));
+                    asked.push(second);
+                    // It moves after half a minute.
+                    edge.resolved(peer, &[address(if second < 30 { 1 } else { 2 })], now);
+                }
+                _ => {}
+            }
+        }
+        let mut out = [0; 256];
+        while let Some((to, _)) = edge.poll_datagram(now, &mut out) {
+            called.push((second, to));
+        }
+    }
+    assert!(asked.len() >= 3 && asked.windows(2).all(|w| w[1] - w[0] <= 30), "{asked:?}");
+    assert!(called.iter().any(|(_, to)| *to == address(1)) && called.iter().all(|(at, to)| *at < 60 || *to == address(2)), "{called:?}");
 }

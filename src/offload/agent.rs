@@ -10,6 +10,7 @@ use super::node;
 use super::offer::Amount;
 use super::reflect::Reflector;
 use super::space;
+use super::transit::Transit;
 use super::watch::{self, Feeds, Order, SWEPT, WatchId};
 use crate::budget;
 use crate::clock::{Instant, Now};
@@ -17,7 +18,7 @@ use crate::identity::{ClusterId, PeerId, Prefix};
 use crate::kube::call::Call;
 use crate::kube::reply::Reply;
 use crate::kube::watch::Told;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct AgentSpec {
     pub cluster: ClusterId,
     /// This cluster's own pod prefixes.
     pub pods: Vec<Prefix>,
+    /// Our own /17 that no pod has, under which providers are told of each other's pods; without it they are not.
+    pub transit: Option<Prefix>,
     /// What virtual nodes say as kubelet version: the home API server's.
     pub kubelet_version: String,
     /// Randomness for jitter.
@@ -171,11 +174,15 @@ impl Agent {
             namespaces_at: Reached::default(),
             offloadings: BTreeMap::new(),
             used: BTreeMap::new(),
+            bindings: BTreeSet::new(),
+            bindings_at: Reached::default(),
             namespaces_synced: false,
             offloadings_synced: false,
+            bindings_synced: false,
             shadows_synced: false,
             made_synced: false,
             shadow_slices_synced: false,
+            transit: Transit::new(spec.transit),
             out: Outbox::default(),
         };
         Agent { facts, loops: Reflector::new(spec.seed), feeds: Feeds::default(), now, stale: true, refused: false }
@@ -265,18 +272,10 @@ impl Agent {
         if let Some(provider) = self.facts.providers.get_mut(&peer)
             && provider.reachable != reachable
         {
-            let away = now.mono.since(provider.since);
             (provider.reachable, provider.since) = (reachable, now.mono);
             self.facts.wake(Wake::Peer(peer));
             if reachable {
                 self.feeds.hurry(peer, now.mono);
-                if away > Duration::from_secs(10) {
-                    for ((of, _), link) in &mut self.facts.links {
-                        if *of == peer && link.sweep_at.is_some() {
-                            link.sweep_at = Some(now.mono);
-                        }
-                    }
-                }
             }
         }
         if let Some(consumer) = self.facts.consumers.get_mut(&peer)
@@ -300,7 +299,7 @@ impl Agent {
         match told {
             Told::Seen(seen) => {
                 if feed.listing && feed.names.len() < 4 * budget::ROWS && super::route::by_name(purpose.kind) {
-                    feed.names.insert(if purpose.kind == KindId::Offloading { seen.namespace.clone() } else { seen.name.clone() });
+                    feed.names.insert(super::route::name_of(purpose.kind, &seen));
                 }
                 let round = feed.round;
                 self.seen(&purpose, round, seen, false);
@@ -326,7 +325,16 @@ impl Agent {
                 self.feeds.reached(id, version);
             }
             Told::Cut => self.feeds.ended(id, false, Duration::ZERO, now.mono),
-            Told::Expired => self.feeds.ended(id, true, Duration::ZERO, now.mono),
+            Told::Expired => {
+                self.feeds.ended(id, true, Duration::ZERO, now.mono);
+                // Without its history a provider may have lost more than what is watched there (it was restored from a copy, say).
+                if purpose.kind == KindId::FarPod
+                    && let Some(link) = self.facts.links.get_mut(&(purpose.peer, purpose.namespace.clone()))
+                    && link.sweep_at.is_some()
+                {
+                    link.sweep_at = Some(now.mono);
+                }
+            }
             Told::Refused(why) => {
                 self.facts.event(Event::Trouble { what: format!("the watch on {:?} {} is refused: {why}", purpose.kind, purpose.namespace) });
                 self.feeds.ended(id, false, Duration::from_secs(1), now.mono);
@@ -370,6 +378,21 @@ impl Agent {
         self.feeds.poll()
     }
 
+    /// A provider that may reach other pods of third clusters than before: which, each as the address it is told and the image here.
+    pub fn poll_transit(&mut self) -> Option<(PeerId, Vec<(Ipv4Addr, Ipv4Addr)>)> {
+        self.facts.transit.poll()
+    }
+
+    /// Which pods of third clusters a provider may reach; see [`Agent::poll_transit`].
+    pub fn transit(&self, peer: PeerId) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+        self.facts.transit.table(peer)
+    }
+
+    /// How often an endpoint of a third cluster was left out of what a provider is told, for want of a place.
+    pub fn left_out(&self) -> u64 {
+        self.facts.transit.left_out()
+    }
+
     /// What the edge is to know next.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.facts.out.events.pop_front()
@@ -393,6 +416,11 @@ impl Agent {
     /// How many objects are being kept in step, for the status and the metrics.
     pub fn rows(&self) -> usize {
         self.loops.table.len()
+    }
+
+    /// How many rows of each kind are used, and how many there may be; the names are the metric's labels.
+    pub fn fill(&self) -> impl Iterator<Item = (&'static str, usize, usize)> + '_ {
+        Sort::ALL.iter().map(|&(sort, name)| (name, self.loops.table.count(sort), sort.capacity()))
     }
 
     /// Namespaces, providers or what is known of them changed: links and watches follow.
@@ -426,6 +454,9 @@ impl Agent {
                 link.sweep_at = Some(now);
             }
             self.loops.table.touch_where(now, false, |k| k.sort == Sort::Space);
+            if self.facts.transit.look(&self.facts.links, &self.facts.providers) {
+                self.feeds.all_again(KindId::EndpointSlice, now);
+            }
             self.stale = true;
         }
         let reachable: Vec<PeerId> = self.facts.providers.iter().filter(|(_, p)| p.reachable).map(|(peer, _)| *peer).collect();

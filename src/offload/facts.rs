@@ -8,10 +8,11 @@ use super::namespace::{MapView, Mapped, NamespaceView, OffloadingView, Phase};
 use super::node::NodeView;
 use super::offer::Amount;
 use super::ownership;
+use super::transit::Transit;
 use crate::clock::Instant;
 use crate::identity::{ClusterId, PeerId, Prefix};
 use crate::kube::call::{Call, Cluster};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
 /// How many calls that tell users something may wait; more are dropped, for they are not needed by any plan.
@@ -56,11 +57,17 @@ pub(crate) struct Facts {
     pub offloadings: BTreeMap<Box<str>, Box<OffloadingView>>,
     /// What the pods in a twin namespace use.
     pub used: BTreeMap<Box<str>, Amount>,
+    /// RoleBindings of ours that stand here, as `namespace/name`.
+    pub bindings: BTreeSet<Box<str>>,
+    pub bindings_at: Reached,
     pub namespaces_synced: bool,
     pub offloadings_synced: bool,
+    pub bindings_synced: bool,
     pub shadows_synced: bool,
     pub made_synced: bool,
     pub shadow_slices_synced: bool,
+    /// What providers are told of each other's pods.
+    pub transit: Transit,
     pub out: Outbox,
 }
 
@@ -163,6 +170,21 @@ pub(crate) struct About<'a> {
 impl Facts {
     pub(crate) fn link(&self, peer: PeerId, namespace: &str) -> Option<&Link> {
         self.links.get(&(peer, namespace.into()))
+    }
+
+    /// Whether our RoleBinding of this name stands in the namespace.
+    pub(crate) fn bound(&self, namespace: &str, name: &str) -> bool {
+        self.bindings.contains(&*format!("{namespace}/{name}"))
+    }
+
+    /// Notes that our RoleBinding of this name stands in the namespace, or that it does not.
+    pub(crate) fn bind(&mut self, namespace: &str, name: &str, stands: bool) {
+        let binding = format!("{namespace}/{name}");
+        if stands {
+            self.bindings.insert(binding.into());
+        } else {
+            self.bindings.remove(&*binding);
+        }
     }
 
     /// Whether it is known which namespaces are offloaded to this provider.

@@ -10,6 +10,7 @@ use crate::kube::reply::Reply;
 use crate::kube::watch::Told;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const PEER: PeerId = PeerId(0);
@@ -46,6 +47,8 @@ struct World {
     /// One call in this many goes wrong; 0: none.
     trouble: u64,
     chance: u64,
+    /// The clock's error in seconds.
+    off: i64,
 }
 
 impl Server {
@@ -210,6 +213,7 @@ fn agent(cluster: &str, now: Now) -> Agent {
     let spec = AgentSpec {
         cluster: cluster.parse().expect("an ID"),
         pods: vec!["10.42.0.0/16".parse().expect("a prefix")],
+        transit: "10.70.128.0/17".parse().ok(),
         kubelet_version: "v1.37.0".into(),
         seed: 7,
     };
@@ -219,7 +223,8 @@ fn agent(cluster: &str, now: Now) -> Agent {
 impl World {
     /// `edge` consumes, `hub` provides; both have the same pod prefix.
     fn new(grant: Amount) -> World {
-        let mut world = World { sites: vec![], now: Duration::from_secs(1000), up: true, kubelet: true, both: false, calls: vec![], trouble: 0, chance: 1 };
+        let mut world =
+            World { sites: vec![], now: Duration::from_secs(1000), up: true, kubelet: true, both: false, calls: vec![], trouble: 0, chance: 1, off: 0 };
         for cluster in ["edge", "hub"] {
             let mut server = Server::default();
             for namespace in ["shop", "other", "liqo-tenant-edge", "liqo-tenant-hub", "sluice"] {
@@ -233,7 +238,8 @@ impl World {
     }
 
     fn join(&mut self, grant: Amount) {
-        let images = vec![("10.42.0.0/16".parse().expect("a prefix"), "10.71.0.0/16".parse().expect("a prefix"))];
+        let pair = |original: &str, image: &str| (original.parse().expect("a prefix"), image.parse().expect("a prefix"));
+        let images = vec![pair("10.42.0.0/16", "10.71.0.0/16"), pair("10.70.128.0/17", "10.72.0.0/17")];
         let now = self.clock();
         self.sites[0].agent.add_provider(ProviderSpec {
             peer: PEER,
@@ -259,7 +265,7 @@ impl World {
     }
 
     fn clock(&self) -> Now {
-        Now { mono: Instant::from_boot(self.now), wall: WallTime(1_795_000_000 + self.now.as_secs() as i64) }
+        Now { mono: Instant::from_boot(self.now), wall: WallTime(1_795_000_000 + self.off + self.now.as_secs() as i64) }
     }
 
     fn link(&mut self, up: bool) {
@@ -513,6 +519,52 @@ fn an_idle_peering_writes_leases_and_nothing_else() {
 }
 
 #[test]
+fn bindings_deleted_by_hand_come_back() {
+    let mut world = running();
+    let bindings: Vec<(usize, String)> =
+        (0..2).flat_map(|s| world.sites[s].server.objects.keys().filter(|p| p.contains("rolebindings")).map(move |p| (s, p.clone()))).collect();
+    assert_eq!(bindings.len(), 3);
+    for (site, path) in &bindings {
+        world.sites[*site].server.drop(path);
+    }
+    world.run(2);
+    for (site, path) in &bindings {
+        assert!(world.at(*site, path).is_some(), "{path}");
+    }
+}
+
+#[test]
+fn a_map_deleted_by_hand_comes_back_and_what_it_maps_has_stayed() {
+    let mut world = running();
+    let map = "/apis/offloading.liqo.io/v1beta1/namespaces/liqo-tenant-edge/namespacemaps/hub";
+    let far = world.at(1, FAR_POD).expect("far pod")["metadata"]["uid"].clone();
+    let before = world.at(1, map).expect("a map").clone();
+    world.sites[1].server.drop(map);
+    world.run(10);
+    assert_eq!(world.at(1, map).expect("a map")["status"], before["status"]);
+    assert_eq!(world.at(1, FAR_POD).expect("far pod")["metadata"]["uid"], far);
+    assert_eq!(world.at(0, HOME_POD).expect("home pod")["status"]["phase"], "Running");
+}
+
+#[test]
+fn a_lease_goes_on_whatever_the_clock_says() {
+    let mut world = running();
+    let time = |w: &World| WallTime::parse(w.at(0, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/hub")?["spec"]["renewTime"].as_str()?);
+    // An hour back, in 1970, far ahead, right again; each time the daemon goes on, or begins anew and knows nothing of before.
+    for (off, restart) in [(-3600, false), (-1_795_000_000, true), (86_400 * 365, false), (0, true), (0, false)] {
+        let before = time(&world).expect("a lease");
+        world.off = off;
+        if restart {
+            world.restart(0, GRANT);
+        }
+        world.run(15);
+        let after = time(&world).expect("a lease");
+        assert!(after > before, "{off}: {after} is not after {before}");
+        assert!(after.0 < before.0.max(world.clock().wall.0) + 30, "{off}: {after}");
+    }
+}
+
+#[test]
 fn a_deleted_home_pod_goes_when_nothing_of_it_is_left() {
     let mut world = running();
     world.kubelet = false;
@@ -654,6 +706,60 @@ fn a_twin_name_that_is_taken_is_refused_and_heals_when_it_is_free() {
     world.sites[1].server.drop("/api/v1/namespaces/shop-edge");
     world.run(10);
     assert_eq!(world.at(0, path).expect("it")["status"]["offloadingPhase"], "Ready");
+}
+
+#[test]
+fn a_provider_is_told_of_anothers_pods_while_a_slice_names_them() {
+    let mut world = World::new(GRANT);
+    let from = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices/web-abc";
+    let there = "/apis/discovery.k8s.io/v1/namespaces/shop-edge/endpointslices/web-abc";
+    let slice = |endpoints: &[(&str, &str)]| {
+        let mut slice: Value = serde_json::from_str(include_str!("kinds/golden/slice.json")).expect("golden");
+        slice["endpoints"] = endpoints.iter().map(|(address, node)| json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": node})).collect();
+        slice
+    };
+    let told = |w: &World| -> Vec<String> {
+        let slice = w.at(1, there).expect("a slice");
+        slice["endpoints"].as_array().expect("endpoints").iter().map(|e| e["addresses"][0].as_str().expect("an address").to_owned()).collect()
+    };
+    let field = |w: &mut World| {
+        w.sites[0].agent.add_provider(ProviderSpec {
+            peer: PeerId(PEER.0 + 1),
+            cluster: "field".parse().expect("an ID"),
+            node: "field".into(),
+            tenant_namespace: "liqo-tenant-edge".into(),
+            grant: GRANT,
+            architecture: "arm64".into(),
+            images: vec![("10.42.0.0/16".parse().expect("a prefix"), "10.73.0.0/16".parse().expect("a prefix"))],
+            address: [10, 70, 3, 2].into(),
+        });
+        w.run(5);
+    };
+    let place = (Ipv4Addr::from([10, 70, 128 + 2 * (PEER.0 + 1), 7]), Ipv4Addr::from([10, 73, 0, 7]));
+    let image = format!("10.72.{}.7", 2 * (PEER.0 + 1));
+    world.offload("shop");
+    let all = [("10.42.0.9", "board"), ("10.71.0.5", "hub"), ("10.73.0.7", "field"), ("192.168.1.5", "board")];
+    world.sites[0].server.put(from, slice(&all));
+    world.run(5);
+    assert_eq!(told(&world), ["10.71.0.9"], "an address that is nobody's is told to nobody");
+    field(&mut world);
+    assert_eq!(told(&world), ["10.71.0.9".to_owned(), image.clone()]);
+    assert_eq!(world.sites[0].agent.transit(PEER), [place]);
+    assert_eq!(world.sites[0].agent.poll_transit(), Some((PEER, vec![place])));
+    assert!(world.sites[0].agent.transit(PeerId(PEER.0 + 1)).is_empty(), "nothing is offloaded there");
+    // A start from nothing comes to the same, whatever it learns first.
+    world.restart(0, GRANT);
+    field(&mut world);
+    assert_eq!((told(&world), world.sites[0].agent.transit(PEER)), (vec!["10.71.0.9".to_owned(), image], vec![place]));
+    world.sites[0].server.put(from, slice(&all[..2]));
+    world.run(5);
+    assert_eq!((told(&world), world.sites[0].agent.transit(PEER)), (vec!["10.71.0.9".to_owned()], vec![]));
+    world.sites[0].server.put(from, slice(&all));
+    world.run(5);
+    assert_eq!(world.sites[0].agent.transit(PEER), [place]);
+    world.sites[0].server.delete(from, false);
+    world.run(5);
+    assert!(world.sites[0].agent.transit(PEER).is_empty());
 }
 
 #[test]
@@ -957,6 +1063,7 @@ fn nonsense_in_objects_is_refused_without_a_panic() {
         KindId::Node,
         KindId::Namespace,
         KindId::Offloading,
+        KindId::Binding,
         KindId::NamespaceMap,
         KindId::HomePod,
         KindId::FarPod,
@@ -976,7 +1083,7 @@ fn nonsense_in_objects_is_refused_without_a_panic() {
             let _ = read(kind, text.as_bytes());
         }
         let long = format!("{{\"metadata\":{{\"name\":\"a\",\"uid\":\"{}\"}}}}", "x".repeat(37));
-        if !matches!(kind, KindId::Service | KindId::EndpointSlice | KindId::ConfigMap | KindId::Secret | KindId::ShadowSlice) {
+        if !matches!(kind, KindId::Binding | KindId::Service | KindId::EndpointSlice | KindId::ConfigMap | KindId::Secret | KindId::ShadowSlice) {
             assert!(read(kind, long.as_bytes()).is_err(), "{kind:?}");
         }
     }

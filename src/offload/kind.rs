@@ -29,6 +29,7 @@ pub(crate) const CONFIG_MAPS: Resource = Resource { group: "", version: "v1", pl
 pub(crate) const SECRETS: Resource = Resource { group: "", version: "v1", plural: "secrets" };
 pub(crate) const SLICES: Resource = Resource { group: "discovery.k8s.io", version: "v1", plural: "endpointslices" };
 pub(crate) const LEASES: Resource = Resource { group: "coordination.k8s.io", version: "v1", plural: "leases" };
+pub(crate) const QUOTAS: Resource = Resource { group: "", version: "v1", plural: "resourcequotas" };
 pub(crate) const BINDINGS: Resource = Resource { group: "rbac.authorization.k8s.io", version: "v1", plural: "rolebindings" };
 pub(crate) const OFFLOADINGS: Resource = Resource { group: "offloading.liqo.io", version: "v1beta1", plural: "namespaceoffloadings" };
 pub(crate) const MAPS: Resource = Resource { group: "offloading.liqo.io", version: "v1beta1", plural: "namespacemaps" };
@@ -44,6 +45,8 @@ pub enum KindId {
     Namespace,
     /// NamespaceOffloadings of this cluster.
     Offloading,
+    /// RoleBindings of ours in this cluster.
+    Binding,
     /// A NamespaceMap, at the provider.
     NamespaceMap,
     /// Pods at home that are bound to a virtual node.
@@ -85,6 +88,8 @@ pub(crate) enum SeenView {
     Node(node::NodeView),
     Namespace(namespace::NamespaceView),
     Offloading(Box<namespace::OffloadingView>),
+    /// That it is there is all there is to know.
+    Binding,
     Map(Box<namespace::MapView>),
     HomePod(pod::HomeView),
     FarPod(pod::FarView),
@@ -121,6 +126,7 @@ pub fn read(kind: KindId, json: &[u8]) -> Result<Seen, String> {
         KindId::Node => node::read(json),
         KindId::Namespace => namespace::read_namespace(json),
         KindId::Offloading => namespace::read_offloading(json),
+        KindId::Binding => parse::<OnlyMeta>(json)?.metadata.seen(SeenView::Binding),
         KindId::NamespaceMap => namespace::read_map(json),
         KindId::HomePod => pod::read_home(json),
         KindId::FarPod => pod::read_far(json),
@@ -268,11 +274,28 @@ pub(crate) enum Sort {
 impl Sort {
     pub(crate) const COUNT: usize = 12;
 
+    /// All of them with their names, in the order of their counts.
+    pub(crate) const ALL: [(Sort, &'static str); Sort::COUNT] = [
+        (Sort::Node, "node"),
+        (Sort::Map, "map"),
+        (Sort::Space, "namespace"),
+        (Sort::Pod, "pod"),
+        (Sort::Service, "service"),
+        (Sort::Slice, "endpoint_slice"),
+        (Sort::ConfigMap, "config_map"),
+        (Sort::Secret, "secret"),
+        (Sort::Tenant, "tenant"),
+        (Sort::Twin, "twin"),
+        (Sort::Shadow, "shadow_pod"),
+        (Sort::Render, "shadow_endpoint_slice"),
+    ];
+
     /// How many rows there may be; one more is refused, and the object waits with an event until a row is free.
     pub(crate) const fn capacity(self) -> usize {
         match self {
             Sort::Node | Sort::Map | Sort::Tenant => budget::PEERS,
-            Sort::Space | Sort::Twin => budget::NAMESPACES,
+            Sort::Space => budget::NAMESPACES,
+            Sort::Twin => budget::TWINS,
             Sort::Pod | Sort::Shadow => budget::ROWS,
             Sort::Service | Sort::Slice | Sort::ConfigMap | Sort::Secret | Sort::Render => budget::ROWS,
         }
@@ -320,6 +343,7 @@ pub(crate) enum Op {
     Finish,
     Label,
     Bind(u8),
+    Quota,
     Unbind,
     Record,
     Lease,

@@ -2,6 +2,7 @@
 //!
 //! [`Agent`] is all the edge sees; [`read`] is called by whoever carries out watches. Inside: `route` turns what is seen into rows and facts, `reflect` is
 //! the one loop (plan, call, settle), `table` the rows, `watch` the watches; `node`, `namespace`, `twin` and the files in `kinds` each decide one thing.
+//! A provider is told of other providers' pods that our slices name, under addresses of our transit range: `transit` allots them and is what the gateway lets in.
 //! One closed enum of views and one table serve all kinds: with a reflector a kind there were eight due queues to be fair between and the same code thrice.
 
 mod agent;
@@ -20,6 +21,7 @@ mod report;
 mod route;
 mod space;
 mod table;
+mod transit;
 mod twin;
 mod watch;
 

@@ -8,7 +8,7 @@ use super::calls;
 use super::facts::{Facts, Leaving, Provider, Wake};
 use super::kind::{self, Key, LEASES, NODES, Next, Op, Seen, SeenView, Step, Uid};
 use super::ownership::{MANAGED, REMOTE_CLUSTER, TAINT, TYPE};
-use crate::clock::{Instant, Now};
+use crate::clock::{Instant, Now, WallTime};
 use crate::kube::call::Cluster;
 use crate::kube::reply::Reply;
 use serde::Deserialize;
@@ -45,6 +45,8 @@ pub(crate) struct NodeView {
 pub(crate) struct NodeRow {
     /// The last renewal of the lease.
     renewed: Option<Instant>,
+    /// The greatest time that is in the lease, and when we knew it: Kubernetes takes only a greater one for a renewal, whatever our clock says.
+    stamp: Option<(WallTime, Instant)>,
     lease_missing: bool,
     lease_gone: bool,
     /// Whether the status was written since this process began.
@@ -160,9 +162,15 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut NodeRow, now: Now) ->
     }
 }
 
-fn renew(row: &NodeRow, name: &str, now: Now) -> Step {
+fn renew(row: &mut NodeRow, name: &str, now: Now) -> Step {
+    if row.stamp.is_none() && !row.lease_missing {
+        return Step::Do(Op::Look, calls::look(Cluster::Home, LEASES.object(Some(LEASE_NAMESPACE), name)));
+    }
+    let after = |(last, at): (WallTime, Instant)| WallTime(last.0.saturating_add(now.mono.since(at).as_secs().clamp(1, 1 << 40) as i64));
+    let time = row.stamp.map_or(now.wall, |stamp| now.wall.max(after(stamp)));
+    row.stamp = Some((time, now.mono));
     // A MicroTime needs its six digits; whole seconds are all the lease is read for.
-    let time = now.wall.to_string().replace('Z', ".000000Z");
+    let time = time.to_string().replace('Z', ".000000Z");
     let spec = json!({"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": time});
     if row.lease_missing {
         let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
@@ -170,6 +178,20 @@ fn renew(row: &NodeRow, name: &str, now: Now) -> Step {
         return Step::Do(Op::LeaseMake, calls::create(Cluster::Home, &LEASES, Some(LEASE_NAMESPACE), &lease));
     }
     Step::Do(Op::Lease, calls::merge(Cluster::Home, LEASES.object(Some(LEASE_NAMESPACE), name), &json!({"spec": spec})))
+}
+
+/// The time of a lease's last renewal.
+fn renew_time(lease: &[u8]) -> Option<WallTime> {
+    #[derive(Deserialize)]
+    struct Lease {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        renew_time: String,
+    }
+    WallTime::parse(&kind::parse::<Lease>(lease).ok()?.spec.renew_time)
 }
 
 /// First no new pods, then no pods, then no map, then no lease, then no node.
@@ -253,7 +275,11 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut NodeRow, op: Op, re
             row.lease_missing = false;
             Next::Again
         }
-        (Op::Lease, Reply::NotFound) => {
+        (Op::Look, Reply::Done(body)) => {
+            row.stamp = Some((renew_time(body).unwrap_or(now.wall), now.mono));
+            Next::Again
+        }
+        (Op::Look | Op::Lease, Reply::NotFound) => {
             row.lease_missing = true;
             Next::Again
         }

@@ -1,8 +1,13 @@
 //! Amounts of what a provider lends: what was granted, what a pod asks for, whether it still fits. Called by the node (capacity) and by the provider's
-//! shadow kind before a Pod is made. A container without a request counts, and is given, [`DEFAULT_CPU`] and [`DEFAULT_MEMORY`].
+//! shadow kind before a Pod is made. What counts is a container's request,
+//! without one its limit, without either [`DEFAULT_CPU`] and [`DEFAULT_MEMORY`], and never less than [`LEAST_CPU`] and [`LEAST_MEMORY`].
 
 use std::fmt;
 
+/// The least a container counts as and requests, in thousandths of a cpu: the kernel's smallest share is 10.
+pub(crate) const LEAST_CPU: u64 = 20;
+/// The same in bytes: with less the runtime itself finds no room to start a container.
+pub(crate) const LEAST_MEMORY: u64 = 32 << 20;
 /// What a container without a cpu request or limit is given, in thousandths of a cpu.
 pub(crate) const DEFAULT_CPU: u64 = 100;
 /// What a container without a memory request or limit is given, in bytes.

@@ -1,7 +1,7 @@
 //! The loop, once for all kinds: a row that is due is planned, the plan becomes a call, the reply is settled, and the row is settled or backs off.
 //!
 //! At most one call an object at a time and [`budget::CALLS`] over all. A change during a call is kept and looked at after it. Throttling is obeyed;
-//! a failed row waits 0.25 s doubling to 60 s (15 s where a pod waits on it), with jitter from the agent's seed.
+//! a failed row waits 0.25 s doubling to 60 s where it was refused (15 s where a pod waits on it), to 10 s where no answer came, with jitter from the agent's seed.
 
 use super::agent::Event;
 use super::facts::{Facts, Wake};
@@ -134,10 +134,14 @@ impl Reflector {
             }
             Next::BackOff => {
                 row.attempts = row.attempts.saturating_add(1);
-                let most = match row.key.sort {
-                    Sort::Pod => 15_000,
+                let most = match (row.key.sort, reply) {
                     // Somebody waits for it, and a policy may need half a minute to know a kind that is new to its API server.
-                    Sort::Space => 2_000,
+                    (Sort::Space, _) => 2_000,
+                    // Without its lease a node is lost after 40 s.
+                    (Sort::Node, _) => 5_000,
+                    // Whatever is wrong with the API server, all is in step soon after it is over.
+                    (_, Reply::Unreachable(_)) => 10_000,
+                    (Sort::Pod, _) => 15_000,
                     _ => 60_000,
                 };
                 let wait = (250_u64 << row.attempts.min(9).saturating_sub(1)).min(most);
@@ -217,7 +221,7 @@ fn settle(facts: &mut Facts, row: &mut Row, op: Op, reply: &Reply, now: Now) -> 
         View::Space(view) => space::settle_space(facts, key, view, op, reply),
         View::Pod(view) => pod::settle(facts, key, view, op, reply, now),
         View::Copy(view) => copy::settle(facts, key, view, op, reply, now),
-        View::Tenant(_) => twin::settle_tenant(facts, key, reply),
+        View::Tenant(_) => twin::settle_tenant(facts, key, op, reply),
         View::Twin(view) => twin::settle(facts, key, view, op, reply),
         View::Shadow(view) => shadow::settle(facts, key, view, op, reply),
     }

@@ -13,10 +13,21 @@ use std::collections::BTreeSet;
 
 /// Namespaces remembered; beyond that only those of ours are.
 const NAMESPACES_SEEN: usize = 1024;
+/// RoleBindings remembered: twice what all namespaces and peers may have. One more is found by the conflict when it is made.
+const BINDINGS_SEEN: usize = 1024;
 
 /// Whether objects of this kind are facts, kept by name, and not rows.
 pub(super) fn by_name(kind: KindId) -> bool {
-    matches!(kind, KindId::Node | KindId::Namespace | KindId::Offloading | KindId::NamespaceMap)
+    matches!(kind, KindId::Node | KindId::Namespace | KindId::Offloading | KindId::Binding | KindId::NamespaceMap)
+}
+
+/// The name under which such an object is kept.
+pub(super) fn name_of(kind: KindId, seen: &Seen) -> Box<str> {
+    match kind {
+        KindId::Offloading => seen.namespace.clone(),
+        KindId::Binding => format!("{}/{}", seen.namespace, seen.name).into(),
+        _ => seen.name.clone(),
+    }
 }
 
 impl Agent {
@@ -73,6 +84,14 @@ impl Agent {
                 }
                 self.look_at_space(&namespace);
                 self.changed();
+            }
+            SeenView::Binding => {
+                if gone || self.facts.bindings.len() < BINDINGS_SEEN {
+                    self.facts.bind(&namespace, &name, !gone);
+                }
+                if self.facts.bindings_synced {
+                    self.look_at_bound(&namespace);
+                }
             }
             SeenView::Map(map) => {
                 let map = (!gone).then_some(map);
@@ -177,8 +196,14 @@ impl Agent {
                 self.take_source(purpose, round, &namespace, &name, source);
             }
             SeenView::Slice(view) => {
+                if gone || view.skipped {
+                    self.facts.transit.release(purpose.peer, &namespace, &name);
+                } else if !self.facts.transit.take(purpose.peer, &namespace, &name, view.endpoints.iter().map(|(address, ..)| *address)) {
+                    let what = format!("EndpointSlice {namespace}/{name}: endpoints of third clusters are left out of what a provider is told");
+                    self.facts.event(Event::Full { what });
+                }
                 let node = self.facts.providers.get(&purpose.peer).map_or("", |p| p.spec.node.as_str());
-                let (version, any) = view.filtered(&self.facts.pods, node);
+                let (version, any) = view.filtered(&self.facts.pods, node, self.facts.transit.of(purpose.peer, &namespace, &name));
                 let known = self.loops.table.find(&Key::new(Sort::Slice, purpose.peer, &namespace, &name)).is_some();
                 // A slice without an endpoint to tell is told only if it had one before.
                 let source = if gone || view.skipped || !(any || known) { Source::Gone } else { Source::Here(version) };
@@ -212,6 +237,7 @@ impl Agent {
         let facts = &mut self.facts;
         match (purpose.kind, purpose.on) {
             (KindId::Namespace, _) => facts.namespaces_at.note(version),
+            (KindId::Binding, _) => facts.bindings_at.note(version),
             (KindId::Node, _) => facts.providers.get_mut(&purpose.peer).into_iter().for_each(|p| p.node_at.note(version)),
             (KindId::NamespaceMap, Cluster::Peer(peer)) => facts.providers.get_mut(&peer).into_iter().for_each(|p| p.map_at.note(version)),
             (KindId::NamespaceMap, Cluster::Home) => facts.consumers.get_mut(&purpose.peer).into_iter().for_each(|c| c.map_at.note(version)),
@@ -246,6 +272,17 @@ impl Agent {
                 self.find_twins();
                 self.changed();
                 self.loops.table.touch_where(now, true, |_| true);
+            }
+            (KindId::Binding, _) => {
+                if let Some(names) = names {
+                    self.facts.bindings.retain(|name| names.contains(name));
+                }
+                self.facts.bindings_synced = true;
+                self.find_twins();
+                for name in self.facts.bindings.iter().filter_map(|b| Some(b.strip_suffix("/sluice-home")?.into())).collect::<Vec<Box<str>>>() {
+                    self.look_at_bound(&name);
+                }
+                self.loops.table.touch_where(now, true, |k| matches!(k.sort, Sort::Space | Sort::Twin | Sort::Tenant));
             }
             (KindId::Offloading, _) => {
                 if let Some(names) = names {
@@ -343,6 +380,9 @@ impl Agent {
             (View::Copy(copy), KindId::Copy) if mirror && matches!(copy.mirror, Mirror::Ours(_)) && !row.busy => copy.mirror = Mirror::Unknown,
             (View::Copy(copy), KindId::Service | KindId::EndpointSlice | KindId::ConfigMap | KindId::Secret | KindId::ShadowSlice) if source => {
                 copy.source = Source::Gone;
+                if purpose.kind == KindId::EndpointSlice {
+                    self.facts.transit.release(purpose.peer, &row.key.namespace, &row.key.name);
+                }
             }
             _ => {}
         }
@@ -432,6 +472,19 @@ impl Agent {
     fn touch_key(&mut self, key: Key) {
         if let Ok(slot) = self.loops.table.enter(key) {
             self.loops.table.touch(slot, self.now.mono);
+        }
+    }
+
+    /// A RoleBinding of ours came or went in this namespace: who wants it there, or does not, is asked.
+    fn look_at_bound(&mut self, name: &str) {
+        let tenant = self.facts.consumers.iter().find(|(_, c)| c.spec.tenant_namespace == name).map(|(peer, _)| *peer);
+        if let Some(peer) = tenant {
+            return self.touch_key(Key::new(Sort::Tenant, peer, "", ""));
+        }
+        match self.facts.namespaces.get(name) {
+            Some(view) if !view.consumer.is_empty() => self.find_twins(),
+            Some(view) if !view.made => self.look_at_space(name),
+            _ => {}
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::calls;
 use super::facts::{Facts, Provider};
-use super::kind::{self, BINDINGS, HERE, Key, MAPS, NAMESPACES, Next, OFFLOADINGS, Op, Seen, SeenView, Sort, Step, Uid};
+use super::kind::{self, BINDINGS, HERE, Key, KindId, MAPS, NAMESPACES, Next, OFFLOADINGS, Op, Seen, SeenView, Sort, Step, Uid};
 use super::namespace::{self, OffloadingView, Phase, Strategy, read_map, read_namespace, twin_of};
 use super::ownership::{self, DAEMON, MANAGED, REMOTE_CLUSTER, SCHEDULING};
 use crate::clock::Now;
@@ -14,11 +14,12 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Our own RoleBinding in an offloaded namespace, and its role.
+const BINDING: &str = "sluice-home";
+
 /// What is remembered of an offloaded namespace.
 #[derive(Debug, Default)]
 pub(crate) struct SpaceRow {
-    bound: bool,
-    unbound: bool,
     told: u64,
     telling: u64,
 }
@@ -28,7 +29,7 @@ pub(crate) struct SpaceRow {
 pub(crate) struct MapRow;
 
 pub(crate) fn plan_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, now: Now) -> Step {
-    if !facts.namespaces_synced || !facts.offloadings_synced {
+    if !facts.namespaces_synced || !facts.offloadings_synced || !facts.bindings_synced {
         return Step::Settled;
     }
     let name = &key.name;
@@ -38,28 +39,24 @@ pub(crate) fn plan_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, now: 
     }
     let offloading = facts.offloadings.get(name).filter(|o| !o.deleting);
     let refusal = offloading.and_then(|o| twin_of(facts, name, o).err());
-    let twin = !namespace.consumer.is_empty();
+    let (twin, bound) = (!namespace.consumer.is_empty(), facts.bound(name, BINDING));
     if let Some(offloading) = offloading.filter(|_| refusal.is_none() && !facts.providers.is_empty()) {
         let scheduling = offloading.strategy != Strategy::Local;
         // The policy admits the label only where the account is bound, and the binding only where a NamespaceOffloading stands.
-        if !row.bound {
-            return Step::Do(Op::Bind(0), bind(name, "sluice-home", "sluice-home", DAEMON, DAEMON));
+        if !bound {
+            return Step::Do(Op::Bind(0), bind(name, BINDING, BINDING, DAEMON, DAEMON));
         }
-        row.unbound = false;
         if !namespace.marked || namespace.scheduling != scheduling {
             let value = if scheduling { json!("true") } else { Value::Null };
             let body = json!({"metadata": {"uid": namespace.uid.as_str(), "labels": {MANAGED: "true", SCHEDULING: value}}});
             return Step::Do(Op::Label, calls::merge(Cluster::Home, NAMESPACES.object(None, name), &body));
         }
-    } else if !twin && !namespace.made {
-        // Bound but not labelled: by this process, or by an earlier one that ended in between.
-        if (namespace.marked || row.bound || offloading.is_some()) && !row.unbound {
-            return Step::Do(Op::Unbind, calls::delete(Cluster::Home, BINDINGS.object(Some(name), "sluice-home"), &Uid::new(), None));
+    } else if (namespace.marked || bound) && !twin && !namespace.made {
+        if bound {
+            return Step::Do(Op::Unbind, calls::delete(Cluster::Home, BINDINGS.object(Some(name), BINDING), &Uid::new(), None));
         }
-        if namespace.marked {
-            let body = json!({"metadata": {"uid": namespace.uid.as_str(), "labels": {MANAGED: null, SCHEDULING: null}}});
-            return Step::Do(Op::Label, calls::merge(Cluster::Home, NAMESPACES.object(None, name), &body));
-        }
+        let body = json!({"metadata": {"uid": namespace.uid.as_str(), "labels": {MANAGED: null, SCHEDULING: null}}});
+        return Step::Do(Op::Label, calls::merge(Cluster::Home, NAMESPACES.object(None, name), &body));
     }
     let Some(offloading) = offloading else { return Step::Forget };
     let (told, status) = status(facts, name, offloading, refusal, now);
@@ -82,12 +79,9 @@ pub(crate) fn settle_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, op:
             }
             kind::STALE
         }
-        (Op::Bind(_), Reply::Done(_) | Reply::Conflict) => {
-            row.bound = true;
-            Next::Again
-        }
+        (Op::Bind(_), Reply::Done(_) | Reply::Conflict) => bound(facts, &key.name, BINDING, reply),
         (Op::Unbind, Reply::Done(_) | Reply::NotFound) => {
-            (row.bound, row.unbound) = (false, true);
+            facts.bind(&key.name, BINDING, false);
             Next::Again
         }
         (Op::Status, Reply::Done(_)) => {
@@ -99,6 +93,18 @@ pub(crate) fn settle_space(facts: &mut Facts, key: &Key, row: &mut SpaceRow, op:
             next => next,
         },
     }
+}
+
+/// Takes the answer to such a POST for a fact, unless the watch has told of later ones. One that existed already is as good.
+pub(crate) fn bound(facts: &mut Facts, namespace: &str, name: &str, reply: &Reply) -> Next {
+    if let Reply::Done(body) = reply
+        && let Ok(Seen { version, .. }) = kind::read(KindId::Binding, body)
+        && !facts.bindings_at.allows(version)
+    {
+        return kind::STALE;
+    }
+    facts.bind(namespace, name, true);
+    Next::Again
 }
 
 /// POST of a RoleBinding of ours.

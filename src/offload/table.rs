@@ -90,6 +90,11 @@ impl Table {
         self.index.get(key).copied()
     }
 
+    /// How many rows there are of this sort.
+    pub(crate) fn count(&self, sort: Sort) -> usize {
+        self.counts[sort as usize]
+    }
+
     /// The row under `key`, made if there is none.
     pub(crate) fn enter(&mut self, key: Key) -> Result<Slot, Full> {
         if let Some(slot) = self.find(&key) {

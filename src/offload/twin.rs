@@ -6,10 +6,11 @@
 use super::agent::Event;
 use super::calls;
 use super::facts::{Consumer, Facts, Wake};
-use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, Seen, SeenView, Sort, Step};
+use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, QUOTAS, Seen, SeenView, Sort, Step};
 use super::namespace::{self, Mapped, NamespaceView, Phase};
 use super::ownership::{self, BY_MAP, DAEMON, MANAGED, ORIGINAL_NAME, OWN_UID, REMOTE_CLUSTER};
 use super::space;
+use crate::budget;
 use crate::clock::Now;
 use crate::identity::ClusterId;
 use crate::kube::call::Cluster;
@@ -22,16 +23,18 @@ use std::time::Duration;
 pub(crate) struct TwinRow {
     /// The twin's name as last seen or asked for.
     twin: Box<str>,
-    /// How many of its two bindings stand.
-    bound: u8,
+    /// The quota stands.
+    quota: bool,
 }
 
 /// What is remembered of a consumer's map: nothing; all is in the facts.
 #[derive(Debug, Default)]
 pub(crate) struct TenantRow;
 
-/// The two bindings of a twin: our own rights there, and the tenant's.
+/// The two bindings of a twin, each named after its role: our own rights there, and the tenant's.
 const BINDINGS: [&str; 2] = ["sluice-twin", "sluice-tenant-twin"];
+/// The two of a tenant namespace and their roles, made with it by whoever issues credentials; here they are only put back.
+const TENANT_BINDINGS: [(&str, &str); 2] = [("sluice", "sluice-tenant-admin"), ("sluice-peer", "sluice-tenant")];
 
 /// The `<namespace>/<name>` of a consumer's map.
 fn map_of(home: &ClusterId, consumer: &Consumer) -> String {
@@ -68,7 +71,11 @@ fn refusal(consumer: &Consumer, original: &str, twin: &str) -> Option<&'static s
 pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
     let original = &key.name;
     let Some(consumer) = facts.consumers.get(&key.peer) else { return Step::Forget };
-    if !facts.namespaces_synced || (!consumer.map_synced && !consumer.leaving) {
+    if !facts.namespaces_synced || !facts.bindings_synced || (!consumer.map_synced && !consumer.leaving) {
+        return Step::Settled;
+    }
+    // The consumer takes names out of its map and never the map away: without it, it is waited for.
+    if consumer.map.is_none() && !consumer.leaving {
         return Step::Settled;
     }
     let wanted = consumer.map.as_ref().and_then(|m| m.desired.get(original)).filter(|_| !consumer.leaving).cloned();
@@ -84,8 +91,12 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some(why));
     }
     let Some(view) = facts.namespaces.get(&twin) else {
-        row.bound = 0;
+        row.quota = false;
         facts.twins.remove(&twin);
+        let theirs = facts.namespaces.values().filter(|n| n.marked && *n.consumer == *consumer.spec.cluster.as_str());
+        if theirs.count() >= budget::TWINS_EACH {
+            return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("the consumer has as many namespaces here as it may"));
+        }
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {
@@ -94,13 +105,15 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
                 "annotations": {ORIGINAL_NAME: original, BY_MAP: map_of(&facts.home, consumer)},
             },
         });
+        // Its bindings went with it, whatever their watch has told so far.
+        BINDINGS.iter().for_each(|name| facts.bind(&twin, name, false));
         return Step::Do(Op::Create, calls::create(Cluster::Home, &NAMESPACES, None, &namespace));
     };
     if !owned(view, &facts.home, consumer, original) {
         return answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("a namespace of this name exists and is not this mapping's"));
     }
     if view.deleting {
-        row.bound = 0;
+        row.quota = false;
         facts.twins.remove(&twin);
         return answer(facts, key, &twin, Phase::Terminating, None);
     }
@@ -108,16 +121,33 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         let body = json!({"metadata": {"uid": view.uid.as_str(), "annotations": {OWN_UID: view.uid.as_str()}}});
         return Step::Do(Op::Record, calls::merge(Cluster::Home, NAMESPACES.object(None, &twin), &body));
     }
-    match row.bound {
-        0 => Step::Do(Op::Bind(1), space::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON)),
-        1 => Step::Do(Op::Bind(2), space::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account)),
-        _ => {
-            if facts.twins.insert(twin.clone(), key.peer) != Some(key.peer) {
-                facts.wake(Wake::Twin(twin.clone()));
-            }
-            answer(facts, key, &twin, Phase::Accepted, None)
-        }
+    if !facts.bound(&twin, BINDINGS[0]) {
+        return Step::Do(Op::Bind(0), space::bind(&twin, BINDINGS[0], BINDINGS[0], DAEMON, DAEMON));
     }
+    if !row.quota {
+        return Step::Do(Op::Quota, calls::create(Cluster::Home, &QUOTAS, Some(&twin), &quota()));
+    }
+    if !facts.bound(&twin, BINDINGS[1]) {
+        return Step::Do(Op::Bind(1), space::bind(&twin, BINDINGS[1], BINDINGS[1], &consumer.spec.tenant_namespace, &consumer.spec.account));
+    }
+    if facts.twins.insert(twin.clone(), key.peer) != Some(key.peer) {
+        facts.wake(Wake::Twin(twin.clone()));
+    }
+    answer(facts, key, &twin, Phase::Accepted, None)
+}
+
+/// How many objects a consumer may keep in a twin: it stands before the consumer gets its rights there. Only made, never changed: the administrator
+/// may give more. No storage is granted, so there are no claims. Kinds of our own are left out: a cluster that learnt of them lately counts them only
+/// minutes later, and lets none be made until then.
+fn quota() -> Value {
+    let most = budget::TWIN_OBJECTS.to_string();
+    json!({
+        "apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "sluice-peer", "labels": {MANAGED: "true"}},
+        "spec": {"hard": {
+            "count/services": most, "count/configmaps": most, "count/secrets": most, "count/ingresses.networking.k8s.io": most, "count/persistentvolumeclaims": "0",
+        }},
+    })
 }
 
 /// Sets what the map shall say of this mapping.
@@ -177,8 +207,9 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, re
             answer(facts, key, &twin, Phase::CreationLoopBackOff, Some("a namespace of this name exists"));
             Next::BackOff
         }
-        (Op::Bind(done), Reply::Done(_) | Reply::Conflict) => {
-            row.bound = done;
+        (Op::Bind(which), Reply::Done(_) | Reply::Conflict) => space::bound(facts, &row.twin, BINDINGS[usize::from(which)], reply),
+        (Op::Quota, Reply::Done(_) | Reply::Conflict) => {
+            row.quota = true;
             Next::Again
         }
         (Op::Remove, Reply::Done(body)) => {
@@ -211,6 +242,15 @@ pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
         return Step::Forget;
     }
     let Some(map) = &consumer.map else { return Step::Settled };
+    // A consumer that has a map had its account once: whatever of its rights is gone now was taken away by hand.
+    let tenant = &consumer.spec.tenant_namespace;
+    if facts.bindings_synced
+        && facts.namespaces.get(&**tenant).is_some_and(|n| n.marked && !n.deleting)
+        && let Some((which, (name, role))) = TENANT_BINDINGS.iter().enumerate().find(|(_, (name, _))| !facts.bound(tenant, name))
+    {
+        let (namespace, account) = if which == 0 { (DAEMON, DAEMON) } else { (tenant.as_str(), consumer.spec.account.as_str()) };
+        return Step::Do(Op::Bind(which as u8), space::bind(tenant, name, role, namespace, account));
+    }
     let mut patch = Map::new();
     for stale in map.current.keys().filter(|k| !consumer.phases.contains_key(*k)) {
         patch.insert(stale.to_string(), Value::Null);
@@ -232,8 +272,12 @@ fn said(mapped: &Mapped) -> Value {
     json!({"remoteNamespace": mapped.twin, "phase": mapped.phase.as_str(), "remoteNamespaceUid": mapped.uid.as_str()})
 }
 
-pub(crate) fn settle_tenant(facts: &mut Facts, key: &Key, reply: &Reply) -> Next {
+pub(crate) fn settle_tenant(facts: &mut Facts, key: &Key, op: Op, reply: &Reply) -> Next {
     match reply {
+        Reply::Done(_) | Reply::Conflict if let Op::Bind(which) = op => {
+            let Some(tenant) = facts.consumers.get(&key.peer).map(|c| c.spec.tenant_namespace.clone()) else { return Next::Again };
+            space::bound(facts, &tenant, TENANT_BINDINGS[usize::from(which)].0, reply)
+        }
         Reply::Done(body) => {
             if let Ok(Seen { view: SeenView::Map(map), version, .. }) = namespace::read_map(body)
                 && let Some(consumer) = facts.consumers.get_mut(&key.peer)

@@ -178,7 +178,7 @@ impl Feeds {
         if fresh || feed.listing {
             feed.version = None;
         }
-        let wait = Duration::from_millis(100 << feed.attempts.min(7)).max(at_least);
+        let wait = Duration::from_millis(100 << feed.attempts.min(5)).max(at_least);
         feed.attempts = feed.attempts.saturating_add(1);
         (feed.open, feed.due) = (false, Some(now + wait));
     }
@@ -187,6 +187,13 @@ impl Feeds {
     pub(crate) fn again(&mut self, id: WatchId, at: Instant) {
         if let Some(feed) = self.feeds.get_mut(&id) {
             feed.again.get_or_insert(at);
+        }
+    }
+
+    /// All that watches on this kind told is to be told again: what it means has changed.
+    pub(crate) fn all_again(&mut self, kind: KindId, now: Instant) {
+        for feed in self.feeds.values_mut().filter(|feed| feed.purpose.kind == kind) {
+            feed.again = Some(now);
         }
     }
 
@@ -250,6 +257,8 @@ pub(crate) fn wanted(facts: &Facts) -> Vec<(Purpose, String)> {
     let home = |kind, sort, peer| Purpose { on: Cluster::Home, kind, sort, peer, namespace: "".into(), once: false, twin: Uid::new() };
     out.push((home(KindId::Namespace, Sort::Space, HERE), kind::NAMESPACES.collection(None)));
     out.push((home(KindId::Offloading, Sort::Space, HERE), kind::OFFLOADINGS.collection(None)));
+    let marked = format!("{}?labelSelector={}%3Dtrue", kind::BINDINGS.collection(None), MANAGED.replace('/', "%2F"));
+    out.push((home(KindId::Binding, Sort::Space, HERE), marked));
     for (peer, provider) in &facts.providers {
         let node = &provider.spec.node;
         out.push((home(KindId::Node, Sort::Node, *peer), format!("{}?fieldSelector=metadata.name%3D{node}", NODES.collection(None))));

@@ -18,9 +18,11 @@ use super::http::{Fault, Method, Request, Taken};
 use super::kubeconfig::{Access, Credential};
 pub use super::pool::Target;
 use super::pool::{Link, Server};
+use super::tally::Tally;
 use super::tls;
 use super::watches::Watches;
 use crate::budget::{CALLS, CALLS_HOME, CALLS_WAITING, LARGE, OBJECT_MAX};
+use crate::clock::WallTime;
 use crate::kube::call::{Body, Call, Cluster, Forge, Unfit, Verb};
 use crate::kube::reply::{Reply, from_status};
 
@@ -77,6 +79,7 @@ pub(super) struct Shared {
     notices: mpsc::Sender<Notice>,
     dice: AtomicU64,
     answer_max: usize,
+    pub(super) tally: Tally,
     pub(super) watches: Watches,
 }
 
@@ -92,6 +95,7 @@ impl Api {
             notices,
             dice: AtomicU64::new(seed | 1),
             answer_max: OBJECT_MAX,
+            tally: Tally::default(),
             watches: Watches::default(),
         }))
     }
@@ -107,6 +111,7 @@ impl Api {
     /// Names a server, or replaces it: all its connections are closed then and its watches cut.
     pub fn set_target(&self, cluster: Cluster, target: Target) {
         let old = self.0.servers.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster, Arc::new(Server::new(target)));
+        self.0.tally.forget(cluster);
         self.0.watches.forgive(cluster);
         if let Some(old) = old {
             old.drop_connections();
@@ -118,6 +123,7 @@ impl Api {
         if let Some(old) = self.0.servers.lock().unwrap_or_else(PoisonError::into_inner).remove(&cluster) {
             old.drop_connections();
         }
+        self.0.tally.forget(cluster);
         self.0.watches.forgive(cluster);
     }
 
@@ -152,6 +158,11 @@ impl Api {
             shared.waiting.fetch_sub(1, Ordering::Relaxed);
             let _ = answers.send((tag, reply)).await;
         });
+    }
+
+    /// What has come of requests so far.
+    pub fn tally(&self) -> &Tally {
+        &self.0.tally
     }
 
     /// Carries out a call in the caller's own time.
@@ -189,6 +200,7 @@ impl Shared {
             return Reply::Unreachable("this API server is not known".to_owned());
         };
         // Narrow to wide, so that a call that waits for its own server holds nothing others need.
+        let to = call.to;
         let Ok(_own) = server.calls.acquire().await else { return closed() };
         let _peers = match call.to {
             Cluster::Home => None,
@@ -197,7 +209,10 @@ impl Shared {
         let Ok(_all) = self.all.acquire().await else { return closed() };
         let mut dropped = server.dropped.subscribe();
         tokio::select! {
-            reply = timeout(WHOLE, self.perform(&server, call)) => reply.unwrap_or_else(|_| Reply::Unreachable("the call took longer than 30 s".to_owned())),
+            reply = timeout(WHOLE, self.perform(&server, call)) => reply.unwrap_or_else(|_| {
+                self.tally.failed(to, "a call took longer than 30 s");
+                Reply::Unreachable("the call took longer than 30 s".to_owned())
+            }),
             _ = dropped.changed() => Reply::Unreachable("the connections to this API server were dropped".to_owned()),
         }
     }
@@ -252,11 +267,15 @@ impl Shared {
                 Some(link) => link,
                 None => match server.open().await {
                     Ok(link) => link,
-                    Err(why) => return Reply::Unreachable(why),
+                    Err(why) => {
+                        self.tally.failed(cluster, &why);
+                        return Reply::Unreachable(why);
+                    }
                 },
             };
             match exchange(server, link, &request, room).await {
-                Ok((status, retry_after, body)) => {
+                Ok((status, retry_after, date, body)) => {
+                    self.tally.answered(cluster, status, date);
                     if status == 401 {
                         self.notice(Notice::Unauthorized(cluster));
                     }
@@ -265,7 +284,10 @@ impl Shared {
                 // The server closed an idle connection just then. A GET can be sent again; so can a POST, a second one is told 409.
                 Err(Fault::Unanswered) if reused && matches!(verb, Verb::Get | Verb::Create) => {}
                 Err(Fault::TooLarge("the answer")) => return Reply::Refused(format!("the answer is larger than {} bytes", self.answer_max)),
-                Err(fault) => return Reply::Unreachable(fault.to_string()),
+                Err(fault) => {
+                    self.tally.failed(cluster, &fault.to_string());
+                    return Reply::Unreachable(fault.to_string());
+                }
             }
         }
     }
@@ -286,13 +308,18 @@ fn with_parameters(verb: Verb, path: &str) -> String {
 }
 
 /// One request and its whole answer; the connection goes back to the pool if it may carry another.
-async fn exchange(server: &Arc<Server>, mut link: Link, request: &Request<'_>, room: &mut Room<'_>) -> Result<(u16, Option<u64>, Vec<u8>), Fault> {
+async fn exchange(
+    server: &Arc<Server>,
+    mut link: Link,
+    request: &Request<'_>,
+    room: &mut Room<'_>,
+) -> Result<(u16, Option<u64>, Option<WallTime>, Vec<u8>), Fault> {
     let mut response = link.exchange(request, STEP).await?;
     let body = whole_body(&mut link, &mut response, room).await?;
     if response.leaves_reusable() {
         Shared::put_back(server, link);
     }
-    Ok((response.status, response.retry_after, body))
+    Ok((response.status, response.retry_after, response.date, body))
 }
 
 async fn whole_body(link: &mut Link, response: &mut super::http::Response, room: &mut Room<'_>) -> Result<Vec<u8>, Fault> {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,17 +16,25 @@ use tokio::sync::{mpsc, oneshot};
 use super::api::{Api, Notice, Target};
 use super::dial::{self, Through, Way};
 use super::kubeconfig;
-use super::listener::{Answer, Asked, Control};
-use super::local::Line;
+use super::listener::{self, Answer, Asked, Control, Refusal};
+use super::local::{self, Line};
 use super::log::{chain, log};
-use super::prepare::{Prepared, TOKEN_LIFE};
+use super::looks::{Asker, FRESH, Looks};
+use super::metrics::{self, Counts};
+use super::prepare::{self, Prepared, TOKEN_LIFE, Told as Prepares};
 use super::pump::{Core, Pump};
 use super::run::{self, TICK};
+use super::scrape::{self, Wanted};
+use super::status::{Known, Parts, counted, is_unanswered, status};
 use super::store::Store;
+use super::tally::{Outcome, SIDES, Turn};
 use super::tls::{self, Times, Witness};
+use super::tun::Tun;
 use super::upkeep::Upkeep;
-use super::verbs::Verbs;
+use super::verbs::{Later, Verbs};
 use super::{setup, time};
+use crate::budget;
+use crate::cli::protocol::{Done, Line as Reported, Refused};
 use crate::clock::{Instant, Now};
 use crate::config::Config;
 use crate::edge::{AgentEvent, AskId, Checksum, Edge, Facts, Order, Output, Owner, Progress, Request, RequestId, Seen, Verdict, WatchId};
@@ -34,6 +43,8 @@ use crate::kube::call::{Body, Call, Cluster, Verb};
 use crate::kube::reply::Reply;
 use crate::kube::watch::Told;
 
+/// How long datagrams gather while there is nothing but a flood of refused handshakes.
+const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 /// Values of one mailbox a turn.
 const LETTERS: usize = 8;
 /// Places of the mailboxes that the driver's own tasks write to.
@@ -51,6 +62,8 @@ enum Caller {
     Edge(Owner),
     /// The driver itself, for the daemon's own token.
     Token,
+    /// The driver itself, which asks whether a server is there.
+    Look(Cluster),
 }
 
 /// Both ends: the sender is cloned into the tasks that answer.
@@ -62,7 +75,8 @@ pub struct Mailboxes {
     asked: mpsc::Receiver<Asked>,
     lines: mpsc::Receiver<Line>,
     notices: mpsc::Receiver<Notice>,
-    prepared: mpsc::Receiver<Result<Prepared, String>>,
+    prepared: Mailbox<Prepares>,
+    scrapes: mpsc::Receiver<Wanted>,
     replies: Mailbox<(Caller, Reply)>,
     told: Mailbox<(u32, Told<Seen>)>,
     answers: Mailbox<Answered>,
@@ -70,15 +84,11 @@ pub struct Mailboxes {
 }
 
 impl Mailboxes {
-    /// The four that others write to; the rest are the driver's own.
-    pub fn new(
-        asked: mpsc::Receiver<Asked>,
-        lines: mpsc::Receiver<Line>,
-        notices: mpsc::Receiver<Notice>,
-        prepared: mpsc::Receiver<Result<Prepared, String>>,
-    ) -> Mailboxes {
+    /// Those that others write to; the rest are the driver's own.
+    pub fn new(asked: mpsc::Receiver<Asked>, lines: mpsc::Receiver<Line>, notices: mpsc::Receiver<Notice>, scrapes: mpsc::Receiver<Wanted>) -> Mailboxes {
+        let prepared = mpsc::channel(1);
         let (replies, told, answers, resolved) = (mpsc::channel(MAILBOX), mpsc::channel(MAILBOX), mpsc::channel(MAILBOX), mpsc::channel(MAILBOX));
-        Mailboxes { asked, lines, notices, prepared, replies, told, answers, resolved }
+        Mailboxes { asked, lines, notices, prepared, scrapes, replies, told, answers, resolved }
     }
 }
 
@@ -87,7 +97,8 @@ enum Letter {
     Asked(Asked),
     Line(Line),
     Notice(Notice),
-    Prepared(Box<Result<Prepared, String>>),
+    Prepared(Prepares),
+    Scrape(Wanted),
     Reply(Caller, Reply),
     Told(u32, Told<Seen>),
     Answer(Answered),
@@ -101,7 +112,8 @@ impl Mailboxes {
             Some(asked) = self.asked.recv() => Letter::Asked(asked),
             Some(line) = self.lines.recv() => Letter::Line(line),
             Some(notice) = self.notices.recv() => Letter::Notice(notice),
-            Some(prepared) = self.prepared.recv() => Letter::Prepared(Box::new(prepared)),
+            Some(prepared) = self.prepared.1.recv() => Letter::Prepared(prepared),
+            Some(wanted) = self.scrapes.recv() => Letter::Scrape(wanted),
             Some((caller, reply)) = self.replies.1.recv() => Letter::Reply(caller, reply),
             Some((id, told)) = self.told.1.recv() => Letter::Told(id, told),
             Some(answer) = self.answers.1.recv() => Letter::Answer(answer),
@@ -138,6 +150,15 @@ impl Core for Packets<'_> {
     }
 }
 
+/// How often the doors that serve on their own refused somebody.
+#[derive(Default)]
+pub struct Doors {
+    /// The local socket.
+    pub local: local::Refusals,
+    /// The port of the metrics.
+    pub scrape: scrape::Refusals,
+}
+
 /// The daemon.
 pub struct Driver {
     config: Config,
@@ -148,14 +169,20 @@ pub struct Driver {
     store: Store,
     api: Api,
     control: Control,
+    doors: Doors,
     times: Times,
     mailboxes: Mailboxes,
     verbs: Verbs,
+    known: Known,
+    looks: Looks,
     waiting: BTreeMap<u32, oneshot::Sender<Answer>>,
     requests: u32,
     tick: Instant,
     witnesses: Instant,
     token: Option<Instant>,
+    /// The cluster is being got ready; how.
+    order: prepare::Order,
+    preparing: bool,
 }
 
 impl Driver {
@@ -170,12 +197,16 @@ impl Driver {
         store: Store,
         api: Api,
         control: Control,
+        doors: Doors,
         times: Times,
         mailboxes: Mailboxes,
     ) -> Driver {
         let now = time::mono();
+        let order = prepare::Order { times: times.clone(), kubeconfig: config.kubeconfig.clone(), pods: config.pods };
         Driver {
-            verbs: Verbs::new(pump.port(), now),
+            verbs: Verbs::new(pump.port()),
+            known: Known { started: now, ..Known::default() },
+            looks: Looks::new(),
             config,
             edge,
             facts,
@@ -184,6 +215,7 @@ impl Driver {
             store,
             api,
             control,
+            doors,
             times,
             mailboxes,
             waiting: BTreeMap::new(),
@@ -191,6 +223,8 @@ impl Driver {
             tick: now + TICK,
             witnesses: now + WITNESS,
             token: None,
+            order,
+            preparing: false,
         }
     }
 
@@ -207,12 +241,16 @@ impl Driver {
     async fn until_told(&mut self) -> Result<(), String> {
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals cannot be had: {e}"))?;
+        self.prepare();
         loop {
             self.turn()?;
             let now = time::mono();
             let mut until = self.tick;
-            for due in [self.edge.poll_timeout(), self.token, self.verbs.poll_timeout()].into_iter().flatten() {
+            for due in [self.edge.poll_timeout(), self.token, self.verbs.poll_timeout(), self.looks.poll_timeout()].into_iter().flatten() {
                 until = until.min(due);
+            }
+            if self.pump.flooded() {
+                tokio::time::sleep(FLOOD_PAUSE).await;
             }
             let letter = tokio::select! {
                 ready = self.pump.ready() => { ready.map_err(|e| format!("the socket or the device cannot be read: {e}"))?; None }
@@ -234,7 +272,9 @@ impl Driver {
     fn turn(&mut self) -> Result<(), String> {
         let now = time::now();
         self.outputs(now);
-        self.pump.turn(&mut Packets(&mut self.edge), now).map_err(|_| format!("the device {} was deleted", self.config.interface))?;
+        if self.pump.turn(&mut Packets(&mut self.edge), now).is_err() {
+            self.remake()?;
+        }
         self.edge.handle_timeout(now);
         self.outputs(now);
         self.pump.flush(&mut Packets(&mut self.edge), now);
@@ -247,6 +287,7 @@ impl Driver {
             self.renew_token();
         }
         self.verbs.handle_timeout(now, &mut self.edge);
+        self.look_on(now);
         Ok(())
     }
 
@@ -254,13 +295,17 @@ impl Driver {
     fn look(&mut self, now: Now) -> Result<(), String> {
         let tick = self.upkeep.tick();
         if tick.tun_gone {
-            return Err(format!("the device {} was deleted", self.config.interface));
+            self.remake()?;
         }
         if tick.host_changed
             && let Some(facts) = run::renewed(&self.facts, &self.config, &mut self.upkeep)
             && facts != self.facts
         {
-            let _ = self.edge.gateway().set_local(&facts.pods, &run::barred(&facts));
+            match self.upkeep.own_within(&facts.pods).map(|barred| self.edge.gateway().set_local(&facts.pods, &barred)) {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => log!(Warn, "run", "the host has more addresses in its pod prefixes than there is room for; peers may reach the newest of them"),
+                Err(why) => log!(Warn, "run", "{}", chain(&why)),
+            }
             self.edge.authority().set_facts(facts.clone());
             self.facts = facts;
             self.edge.handshakes(now);
@@ -277,29 +322,72 @@ impl Driver {
         Ok(())
     }
 
+    /// Somebody deleted the device: it is made again, and with it all that was bound to it. Sessions and credentials are as they were.
+    fn remake(&mut self) -> Result<(), String> {
+        let name = &self.config.interface;
+        log!(Warn, "run", "the device {name} was deleted; it is made again");
+        let failed = |why: &str| format!("the device {name} was deleted and cannot be made again: {why}");
+        self.pump.set_tun(Tun::open(name).map_err(|e| failed(&chain(&e).to_string()))?);
+        self.upkeep.remade().map_err(|e| failed(&chain(&e).to_string()))?;
+        let listener = listener::bind(listener::control_address(self.edge.external().own_control()), Some(name)).map_err(|e| failed(&e))?;
+        self.control.listen_on(listener);
+        for peer in &self.edge.authority().ledger().peers {
+            self.api.drop_connections(Cluster::Peer(peer.row));
+        }
+        Ok(())
+    }
+
     fn take(&mut self, letter: Letter) -> Result<(), String> {
         let now = time::now();
         match letter {
             Letter::Asked(asked) => self.asked(asked, now),
             Letter::Line(line) => {
-                let invited = self.verbs.handle(line, &mut self.edge, &self.config, &self.facts, now);
+                let later = self.verbs.handle(line, &mut self.edge, &self.config, &self.facts, now);
                 // What a verb changes must be on the disk before it is told.
                 self.outputs(now);
-                if let Some(invited) = invited {
-                    self.verbs.invited(invited, &mut self.edge);
+                match later {
+                    Some(Later::Made(made)) => self.verbs.invited(made, &mut self.edge),
+                    Some(Later::Look(asker, measure)) => self.look_around(asker, measure, now),
+                    None => {}
                 }
             }
             Letter::Notice(Notice::Unauthorized(Cluster::Peer(peer))) => self.edge.handle_unauthorized(peer, now),
             Letter::Notice(Notice::Unauthorized(Cluster::Home)) => self.token = self.token.map(|due| due.min(now.mono)),
-            Letter::Prepared(prepared) => self.prepared((*prepared)?, now)?,
+            Letter::Prepared(Prepares::Waits(why)) => self.known.waits = Some(why),
+            Letter::Prepared(Prepares::Ended(prepared)) => {
+                self.preparing = false;
+                match *prepared {
+                    Ok(prepared) => self.prepared(prepared, now)?,
+                    // What was served so far goes on being served.
+                    Err(why) if self.token.is_some() => {
+                        log!(Warn, "api", "{why}");
+                        self.known.token = Some(why);
+                    }
+                    Err(why) => return Err(why),
+                }
+            }
+            Letter::Scrape(wanted) => self.look_around(Asker::Scrape(wanted), false, now),
             Letter::Reply(Caller::Edge(owner), reply) => self.edge.handle_reply(owner, reply, now),
             Letter::Reply(Caller::Token, reply) => self.token_came(reply, now),
+            Letter::Reply(Caller::Look(cluster), _) => self.looks.answered(cluster),
             Letter::Told(id, told) => self.edge.handle_told(WatchId(id), told, now),
             Letter::Answer((ask, answer)) => self.edge.handle_answer(ask, answer, now),
             Letter::Resolved(peer, found) => self.edge.resolved(peer, &found, now),
         }
         self.outputs(now);
         Ok(())
+    }
+
+    /// What the listener, the local socket and the host's rules turned away.
+    fn refused(&mut self) -> Vec<Refused> {
+        let listener = Refusal::ALL.iter().zip(self.control.refusals()).filter_map(|(why, count)| counted("listener", why.name(), count));
+        let socket = local::Refusal::ALL.iter().zip(self.doors.local.iter()).filter_map(|((_, name), count)| counted("socket", name, count.load(Relaxed)));
+        let mut refused: Vec<Refused> = listener.chain(socket).collect();
+        if let Ok(dropped) = self.upkeep.dropped() {
+            let rules = [("node_end", dropped.node_end), ("external", dropped.external), ("guarded", dropped.guarded)];
+            refused.extend(rules.into_iter().filter_map(|(reason, count)| counted("rules", reason, count)));
+        }
+        refused
     }
 
     fn asked(&mut self, asked: Asked, now: Now) {
@@ -342,6 +430,7 @@ impl Driver {
                 if let Err(why) = &written {
                     log!(Warn, "store", "{why}");
                 }
+                self.known.unsaved = written.clone().err();
                 self.edge.saved(written, now);
             }
             Output::Answer { request, status, body } => {
@@ -419,6 +508,17 @@ impl Driver {
         });
     }
 
+    /// Gets the cluster ready, on a thread of its own because it blocks.
+    fn prepare(&mut self) {
+        if !std::mem::replace(&mut self.preparing, true) {
+            let (order, prepared) = (self.order.clone(), self.mailboxes.prepared.0.clone());
+            tokio::task::spawn_blocking(move || {
+                let ended = prepare::prepare(&order, &mut |why| drop(prepared.blocking_send(Prepares::Waits(why))));
+                drop(prepared.blocking_send(Prepares::Ended(Box::new(ended))));
+            });
+        }
+    }
+
     /// The cluster is ready, or cannot be served.
     fn prepared(&mut self, prepared: Prepared, now: Now) -> Result<(), String> {
         let Prepared { access, address, token, lifetime, nodes, architecture, version } = prepared;
@@ -435,9 +535,111 @@ impl Driver {
         self.edge.authority().set_facts(self.facts.clone());
         self.edge.authority().note_good_time(now.wall);
         self.edge.set_kubelet_version(&version);
-        self.verbs.set_kubernetes(version);
+        (self.known.kubernetes, self.known.waits, self.known.token) = (Some(version), None, None);
         log!(Info, "run", "the API server answers; the daemon runs on its own account from here on");
         Ok(())
+    }
+
+    /// Somebody wants to know how things are.
+    fn look_around(&mut self, asker: Asker, measure: bool, now: Now) {
+        if !self.looks.ask(asker, measure, now.mono) {
+            return;
+        }
+        if measure {
+            self.edge.measure(true);
+        }
+        self.edge.look(FRESH, now);
+        let mut servers = Vec::new();
+        if self.known.kubernetes.is_some() {
+            servers.push(Cluster::Home);
+        }
+        let peers: Vec<PeerId> = self.edge.authority().status(now).peers.iter().filter(|p| p.credential.is_some()).map(|p| p.peer).collect();
+        servers.extend(peers.into_iter().filter(|peer| self.edge.is_heard(*peer)).map(Cluster::Peer));
+        for cluster in servers {
+            let health = self.api.tally().health(cluster);
+            let fresh = health.failed.is_none() && health.refused.is_none() && health.answered.is_some_and(|at| now.mono.since(at) < FRESH);
+            if !fresh && self.looks.question(cluster, now.mono) {
+                let call = Call { to: cluster, verb: Verb::Get, path: "/livez".to_owned(), body: Body::None };
+                self.api.call(Caller::Look(cluster), call, self.mailboxes.replies.0.clone());
+            }
+        }
+    }
+
+    /// Asks again, or answers whoever asked.
+    fn look_on(&mut self, now: Now) {
+        let Some(began) = self.looks.began() else { return };
+        let peers: Vec<PeerId> = self.edge.authority().ledger().peers.iter().map(|p| p.row).collect();
+        let waited = peers.into_iter().any(|peer| self.edge.is_heard(peer) && is_unanswered(self.edge.last_heard(peer, now), began, now));
+        let whole = !waited && self.looks.servers_answered() && (!self.looks.measuring() || self.edge.all_measured());
+        if !whole && !self.looks.is_over(now.mono) {
+            if self.looks.is_due(now.mono) {
+                self.edge.look(now.mono.since(began) + FRESH, now);
+                if self.looks.measuring() {
+                    self.edge.measure(false);
+                }
+            }
+            return;
+        }
+        for cluster in self.looks.silent(now.mono).collect::<Vec<_>>() {
+            self.api.tally().silent(cluster, "it does not answer within 2.5 s");
+        }
+        let refused = self.refused();
+        let mut parts = Parts { edge: &mut self.edge, config: &self.config, api: &self.api, upkeep: &self.upkeep, known: &self.known };
+        let status = status(&mut parts, refused, Some(began), now);
+        for asker in self.looks.end() {
+            match asker {
+                Asker::Status(replies) => drop(replies.try_send(Reported::ok(Done { status: Some(status.clone()), ..Done::default() }))),
+                Asker::Metrics(replies) => {
+                    let page = metrics::page(&status, &self.counts(now));
+                    drop(replies.try_send(Reported::ok(Done { metrics: Some(page), ..Done::default() })));
+                }
+                Asker::Scrape(wanted) => drop(wanted.send(metrics::page(&status, &self.counts(now)))),
+            }
+        }
+    }
+
+    /// What the metrics tell beside the status.
+    fn counts(&mut self, now: Now) -> Counts {
+        let rules = self.upkeep.dropped().unwrap_or_default();
+        let repairs = self.upkeep.repairs();
+        let known = self.edge.authority().status(now);
+        let authority = self.edge.authority();
+        let refusals = authority.refusals().map(|(reason, count)| (reason, u64::from(count))).collect();
+        let control = Refusal::ALL.iter().zip(self.control.refusals()).map(|(why, count)| ("control", why.name(), count));
+        let load = |count: &AtomicU64| count.load(Relaxed);
+        let local = local::Refusal::ALL.iter().zip(self.doors.local.iter()).map(|((_, name), count)| ("local", *name, load(count)));
+        let scrape = scrape::Refusal::ALL.iter().zip(self.doors.scrape.iter()).map(|((_, name), count)| ("metrics", *name, load(count)));
+        let doors = control.chain(local).chain(scrape).collect();
+        let tally = self.api.tally();
+        let turns = |all: &'static [(Turn, &'static str)]| {
+            let of =
+                |(turn, name): &(Turn, &'static str)| SIDES.into_iter().zip(tally.turn(*turn)).map(|(side, count)| (side, *name, count)).collect::<Vec<_>>();
+            all.iter().flat_map(of).collect()
+        };
+        let outcomes = Outcome::ALL.iter().flat_map(|(outcome, name)| SIDES.into_iter().zip(tally.outcome(*outcome)).map(|(side, count)| (side, *name, count)));
+        let (requests, passages) = self.control.open();
+        let mut rows: Vec<_> = self.edge.agent().fill().collect();
+        rows.extend([
+            ("peer", known.peers.len() + known.joins.len(), budget::PEERS),
+            ("watch", self.api.watches_open(), budget::WATCHES),
+            ("control_connection", requests, budget::CONTROL_CONNECTIONS),
+            ("api_passage", passages, budget::PASSAGES),
+        ]);
+        Counts {
+            drops: self.edge.gateway().drops().iter().map(|(reason, count)| (reason.name(), count)).collect(),
+            rule_drops: vec![("node_end", rules.node_end), ("external", rules.external), ("guarded", rules.guarded)],
+            refusals,
+            doors,
+            requests: outcomes.collect(),
+            begun: turns(&Turn::BEGUN),
+            ended: turns(&Turn::ENDED),
+            rows,
+            writes: self.store.writes(),
+            repairs: vec![("rules", repairs.rules), ("links", repairs.links), ("device", repairs.device)],
+            owed: known.owed,
+            untold: known.untold,
+            started: now.wall.0.saturating_sub(now.mono.since(self.known.started).as_secs() as i64),
+        }
     }
 
     fn renew_token(&self) {
@@ -460,10 +662,21 @@ impl Driver {
                 Ok(minted) => {
                     self.token = Some(now.mono + Duration::from_secs(minted.seconds) * 2 / 3);
                     self.api.set_token(Cluster::Home, minted.token);
+                    self.known.token = None;
                 }
                 Err(why) => log!(Warn, "api", "{why}"),
             },
-            other => log!(Warn, "api", "the daemon's own token could not be renewed, trying again: {other:?}"),
+            // It expired while the API server was away, or its account was deleted: only the administrator's credential is left.
+            Reply::Unauthorized => {
+                log!(Warn, "api", "the daemon's own account is not accepted any more; the cluster is got ready again");
+                self.known.token = Some("its account is not accepted any more; the cluster is got ready again".to_owned());
+                self.prepare();
+            }
+            other => {
+                let why = crate::cli::admin::explain("its renewal", &other);
+                log!(Warn, "api", "the daemon's own token could not be renewed, trying again: {why}");
+                self.known.token = Some(why);
+            }
         }
     }
 }

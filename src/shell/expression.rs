@@ -79,9 +79,17 @@ impl<'a> Expressions<'a> {
     /// Translates the source to itself, once for the connection: no later chain translates it.
     pub(super) fn null_source_nat(&mut self) -> &mut Self {
         self.load(SOURCE);
-        self.add("nat", |data| {
-            data.put(1, &[0; 4]).put(2, &2u32.to_be_bytes()).put(3, &REGISTER);
-        })
+        self.translate()
+    }
+
+    /// Translates the source to `address`, for the whole connection.
+    pub(super) fn source_nat(&mut self, address: Ipv4Addr) -> &mut Self {
+        self.add("immediate", |data| {
+            data.put(1, &REGISTER).nest(2, |value| {
+                value.put(1, &address.octets());
+            });
+        });
+        self.translate()
     }
 
     /// Ends the chain with a verdict.
@@ -92,6 +100,13 @@ impl<'a> Expressions<'a> {
                     verdict.put(1, &code.to_be_bytes());
                 });
             });
+        })
+    }
+
+    /// The source becomes what the register holds.
+    fn translate(&mut self) -> &mut Self {
+        self.add("nat", |data| {
+            data.put(1, &[0; 4]).put(2, &2u32.to_be_bytes()).put(3, &REGISTER);
         })
     }
 

@@ -182,6 +182,23 @@ impl Links {
         Ok(found)
     }
 
+    /// What of the host's own lies in `prefixes`, on every interface but `except`: its addresses, and the first and last of the subnets they are in, which
+    /// a kernel takes for itself too. Sorted.
+    ///
+    /// # Errors
+    /// When the kernel cannot list them.
+    pub fn own_within(&mut self, prefixes: &[Prefix], except: &str) -> Result<Vec<Ipv4Addr>, LinkError> {
+        let own = self.index_if_there(except)?;
+        let mut found = Vec::new();
+        for address in self.addresses(None)?.iter().filter(|address| Some(address.index) != own) {
+            found.extend(edges(address.local, address.prefix));
+        }
+        found.retain(|address| prefixes.iter().any(|prefix| prefix.contains(*address)));
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
     fn apply_addresses(&mut self, index: u32, desired: &Desired) -> Result<usize, LinkError> {
         let others = desired.local.iter().filter(|&&local| Some(local) != desired.primary);
         let wanted = desired.primary.iter().map(|&local| (local, SCOPE_GLOBAL)).chain(others.map(|&local| (local, SCOPE_LINK)));
@@ -384,6 +401,12 @@ fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(value.try_into().ok()?))
 }
 
+/// An address with the first and last of its subnet, if that has such.
+fn edges(local: Ipv4Addr, subnet: Prefix) -> impl Iterator<Item = Ipv4Addr> {
+    let ends = (subnet.length() < 31).then(|| [subnet.address(), subnet.translate(Ipv4Addr::BROADCAST, subnet)]);
+    ends.into_iter().flatten().chain([local])
+}
+
 fn address(value: &[u8]) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?))
 }
@@ -399,6 +422,17 @@ mod tests {
         assert!(links.in_use("no-such-link").expect("prefixes").iter().any(|prefix| prefix.contains(Ipv4Addr::LOCALHOST)));
         assert!(links.in_use("no-such-link").expect("prefixes").iter().all(|prefix| prefix.length() > 0));
         assert!(matches!(links.apply(&Desired { name: "no-such-link".into(), ..Desired::default() }), Err(LinkError::NoInterface(_))));
+    }
+
+    #[test]
+    fn a_subnet_has_two_ends_but_for_the_smallest() {
+        let subnet = |text: &str| -> Prefix { text.parse().expect("a prefix") };
+        let all = |subnet: Prefix| edges([10, 42, 0, 1].into(), subnet).map(|a| a.to_string()).collect::<Vec<_>>();
+        assert_eq!(all(subnet("10.42.0.0/24")), ["10.42.0.0", "10.42.0.255", "10.42.0.1"]);
+        assert_eq!(all(subnet("10.42.0.1/32")), ["10.42.0.1"]);
+        let mut links = Links::open().expect("rtnetlink");
+        let found = links.own_within(&[subnet("127.0.0.0/8")], "no-such-link").expect("addresses");
+        assert_eq!(found, [Ipv4Addr::new(127, 0, 0, 0), Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 255, 255, 255)]);
     }
 
     #[test]

@@ -79,6 +79,19 @@ impl Refusal {
     /// All of them, in the order of the counters.
     pub const ALL: [Refusal; 7] =
         [Refusal::Full, Refusal::FullForCaller, Refusal::Slow, Refusal::TooLarge, Refusal::NotHttp, Refusal::Unanswered, Refusal::NoApiServer];
+
+    /// The counter's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Refusal::Full => "full",
+            Refusal::FullForCaller => "full_for_caller",
+            Refusal::Slow => "slow",
+            Refusal::TooLarge => "too_large",
+            Refusal::NotHttp => "not_http",
+            Refusal::Unanswered => "unanswered",
+            Refusal::NoApiServer => "no_api_server",
+        }
+    }
 }
 
 /// Opens the listening socket on the own control end, bound to the device.
@@ -97,6 +110,7 @@ pub fn bind(address: SocketAddr, interface: Option<&str>) -> Result<TcpListener,
 pub struct Control {
     doors: Arc<Doors>,
     accepting: AbortHandle,
+    requests: mpsc::Sender<Asked>,
 }
 
 impl Control {
@@ -104,8 +118,15 @@ impl Control {
     pub fn serve(listener: TcpListener, api_server: SocketAddr, requests: mpsc::Sender<Asked>) -> Control {
         let doors = Arc::new(Doors::default());
         doors.lead_to(api_server);
-        let accepting = tokio::spawn(accept(doors.clone(), listener, requests)).abort_handle();
-        Control { doors, accepting }
+        let accepting = tokio::spawn(accept(doors.clone(), listener, requests.clone())).abort_handle();
+        Control { doors, accepting, requests }
+    }
+
+    /// Serves another listener instead, for the device that the old one was bound to is gone; so are its connections.
+    pub fn listen_on(&mut self, listener: TcpListener) {
+        self.accepting.abort();
+        self.doors.close(|_| true);
+        self.accepting = tokio::spawn(accept(self.doors.clone(), listener, self.requests.clone())).abort_handle();
     }
 
     /// From now on passages lead to this API server.

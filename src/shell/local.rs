@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +27,24 @@ const AHEAD: usize = 16;
 const STEP: Duration = Duration::from_secs(10);
 /// The one user that is let in.
 const ROOT: u32 = 0;
+/// Why a caller was not heard; the names are the metric's labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is not root.
+    NotRoot,
+    /// No whole line in time.
+    Slow,
+    /// A line that is too long, has no end or is no text.
+    Unreadable,
+}
+
+impl Refusal {
+    /// All of them, in the order of the counts.
+    pub const ALL: [(Refusal, &'static str); 3] = [(Refusal::NotRoot, "not_root"), (Refusal::Slow, "slow"), (Refusal::Unreadable, "unreadable")];
+}
+
+/// How often each [`Refusal`] was given.
+pub type Refusals = Arc<[AtomicU64; Refusal::ALL.len()]>;
 
 /// A request of the command line.
 #[derive(Debug)]
@@ -73,7 +92,7 @@ pub fn alone() -> Result<fs::File, String> {
 }
 
 /// Serves callers until the driver takes no more lines.
-pub async fn serve(listener: UnixListener, lines: mpsc::Sender<Line>) {
+pub async fn serve(listener: UnixListener, lines: mpsc::Sender<Line>, refusals: Refusals) {
     let places = Arc::new(Semaphore::new(LOCAL_CALLERS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -86,21 +105,29 @@ pub async fn serve(listener: UnixListener, lines: mpsc::Sender<Line>) {
             continue;
         };
         if !stream.peer_cred().is_ok_and(|who| who.uid() == ROOT) {
+            refusals[Refusal::NotRoot as usize].fetch_add(1, Relaxed);
             continue;
         }
-        let lines = lines.clone();
+        let (lines, refusals) = (lines.clone(), refusals.clone());
         tokio::spawn(async move {
-            answer(stream, lines).await;
+            answer(stream, lines, &refusals).await;
             drop(place);
         });
     }
 }
 
-async fn answer(mut stream: UnixStream, lines: mpsc::Sender<Line>) {
+async fn answer(mut stream: UnixStream, lines: mpsc::Sender<Line>, refusals: &Refusals) {
+    let count = |refusal: Refusal| refusals[refusal as usize].fetch_add(1, Relaxed);
     let text = match timeout(STEP, line(&mut stream)).await {
         Ok(Ok(text)) => text,
-        Ok(Err(why)) => return complain(&mut stream, why).await,
-        Err(_) => return complain(&mut stream, "no whole line within 10 s").await,
+        Ok(Err(why)) => {
+            count(Refusal::Unreadable);
+            return complain(&mut stream, why).await;
+        }
+        Err(_) => {
+            count(Refusal::Slow);
+            return complain(&mut stream, "no whole line within 10 s").await;
+        }
     };
     let (replies, mut said) = mpsc::channel(AHEAD);
     if lines.send(Line { text, replies }).await.is_err() {
@@ -163,7 +190,7 @@ mod tests {
         let path = directory.join("in").join("s.sock");
         let listener = listen(&path).expect("a socket");
         let (lines, mut heard) = mpsc::channel::<Line>(1);
-        tokio::spawn(serve(listener, lines));
+        tokio::spawn(serve(listener, lines, Refusals::default()));
         tokio::spawn(async move {
             while let Some(line) = heard.recv().await {
                 for _ in 0..2 {

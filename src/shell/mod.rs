@@ -16,6 +16,8 @@ pub mod driver;
 pub mod entropy;
 mod expression;
 pub mod http;
+#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "it looks at the host's files and ports")]
+pub mod inspect;
 #[expect(clippy::disallowed_types, reason = "it reads the files of a kubeconfig")]
 pub mod kubeconfig;
 #[expect(clippy::disallowed_methods, reason = "the kernel's switches for forwarding and source checks are files")]
@@ -26,6 +28,8 @@ pub mod listener;
 pub mod local;
 #[expect(clippy::disallowed_methods, reason = "SLUICE_LOG may be set before there is a configuration")]
 pub mod log;
+mod looks;
+mod metrics;
 pub mod netlink;
 pub mod nft;
 pub mod passage;
@@ -36,10 +40,16 @@ pub mod prepare;
 pub mod pump;
 #[expect(clippy::disallowed_methods, reason = "the host's name is a file of the kernel")]
 pub mod run;
+#[expect(clippy::disallowed_methods, reason = "the bearer is in a file")]
+pub mod scrape;
 pub mod setup;
+#[expect(clippy::disallowed_methods, reason = "the kernel says in a file how much memory is used")]
+mod status;
 #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "it keeps the state file")]
 pub mod store;
 mod syscall;
+#[expect(clippy::disallowed_types, reason = "the tasks of the one thread share it; never contended, never held over an await")]
+mod tally;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "what is tested against has clocks, files and locks of its own")]
 mod testing;
@@ -53,7 +63,7 @@ pub mod tunnel;
 #[expect(clippy::disallowed_types, reason = "the one UDP socket")]
 pub mod udp;
 pub mod upkeep;
-#[expect(clippy::disallowed_methods, reason = "the kernel says in a file how much memory is used")]
 mod verbs;
+mod warnings;
 #[expect(clippy::disallowed_types, reason = "the tasks of the one thread share it; never contended, never held over an await")]
 pub mod watches;

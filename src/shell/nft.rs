@@ -3,6 +3,8 @@
 //! Read first: the kernel's include/uapi/linux/netfilter/nf_tables.h; nft(8). Called by `upkeep`. What they say:
 //! 1. `exempt`: what our own pods send into the TUN keeps its source. It is a source NAT to the source itself, before the CNI's
 //!    masquerade (priority 100): the first NAT chain that decides wins, and a mere `accept` decides nothing.
+//!    And what came out of the TUN and goes back into it (a peer to a pod of a third cluster, which the gateway let in) leaves as our node
+//!    end: the third cluster sees us alone, and only its replies find the way back.
 //! 2. `guard`: to the node end only replies enter, to the control end what the TUN brings, to the rest of the external range nothing;
 //!    and through no interface but the TUN (and this host itself) is a guarded address reached. Before destination NAT, counted.
 //!
@@ -58,6 +60,13 @@ pub struct Dropped {
     pub external: u64,
     /// From another interface to a guarded address.
     pub guarded: u64,
+}
+
+impl Dropped {
+    /// Both together.
+    pub fn plus(self, more: Dropped) -> Dropped {
+        Dropped { node_end: self.node_end + more.node_end, external: self.external + more.external, guarded: self.guarded + more.guarded }
+    }
 }
 
 /// Why the rules are not in force.
@@ -203,6 +212,25 @@ impl Ruleset {
         Ok(dropped)
     }
 
+    /// Whether there is a table of our name.
+    ///
+    /// # Errors
+    /// [`RulesError::Foreign`] if it is not ours; else what the kernel said.
+    pub fn there(&mut self) -> Result<bool, RulesError> {
+        self.table_there()
+    }
+
+    /// The names of all chains for IPv4, whoever made them.
+    ///
+    /// # Errors
+    /// When the kernel does not list them.
+    pub fn chains(&mut self) -> Result<Vec<String>, RulesError> {
+        let mut names = Vec::new();
+        let name = |body: &[u8]| Some(String::from_utf8_lossy(attribute(body.get(4..)?, 3)?).trim_end_matches('\0').to_owned());
+        self.netlink.dump(Message::new(GET_CHAIN, 0, &IPV4), |body| names.extend(name(body))).map_err(kernel("list the chains of packet rules"))?;
+        Ok(names)
+    }
+
     fn commit(&mut self, commands: Vec<Message>) -> Result<(), Refusal> {
         let frame = |kind| Message::new(kind, 0, &[0, 0, 0, SUBSYSTEM as u8]);
         self.netlink.batch(frame(0x10), commands, frame(0x11))
@@ -274,6 +302,7 @@ struct Comment;
 
 impl Comment {
     const SOURCE: &'static [u8] = b"own pods keep their source";
+    const TRANSIT: &'static [u8] = b"between peers as our node end";
     const REPLIES: &'static [u8] = b"replies to the node end";
     const NODE_END: &'static [u8] = b"nothing else to the node end";
     const CONTROL: &'static [u8] = b"to the control end";
@@ -302,6 +331,9 @@ fn written(rules: &Rules) -> Vec<Message> {
             rule.leaves(tun).field(SOURCE, pods).null_source_nat();
         }));
     }
+    commands.push(rule_message(&EXEMPT, Comment::TRANSIT, |rule| {
+        rule.enters(tun, true).leaves(tun).source_nat(rules.node_end);
+    }));
     let end = |address| Prefix::new(address, 32);
     let guard = |comment, from_tun: &dyn Fn(&mut Expressions<'_>)| {
         rule_message(&GUARD, comment, |rule| {
@@ -442,7 +474,7 @@ mod tests {
             guarded: vec!["10.70.0.2/32".parse().expect("a prefix")],
         };
         let commands = written(&rules);
-        assert_eq!(commands.len(), 3 + 1 + 4 + 1);
+        assert_eq!(commands.len(), 3 + 2 + 4 + 1);
         for command in &commands[3..] {
             let body = &command.body()[4..];
             assert!(read_rule(body).is_some());

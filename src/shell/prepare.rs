@@ -53,21 +53,33 @@ pub struct Order {
     pub pods: Prefix,
 }
 
-/// Gets the cluster ready; blocks until it is, or until it is clear that it will not be.
+/// What the driver hears of it.
+#[derive(Debug)]
+pub enum Told {
+    /// It is tried again; why.
+    Waits(String),
+    /// It is over.
+    Ended(Box<Result<Prepared, String>>),
+}
+
+/// Gets the cluster ready; blocks until it is, or until it is clear that it will not be. `waits` hears why it is tried again.
 ///
 /// # Errors
 /// What is wrong, for the person who started the daemon.
-pub fn prepare(order: &Order) -> Result<Prepared, String> {
-    let (mut pause, mut told) = (PAUSE.0, false);
+pub fn prepare(order: &Order, waits: &mut dyn FnMut(String)) -> Result<Prepared, String> {
+    let (mut pause, mut told) = (PAUSE.0, String::new());
     loop {
         let why = match once(order) {
             Ok(prepared) => return Ok(prepared),
             Err(Failed::Final(why)) => return Err(why),
             Err(Failed::NotNow(why)) => why,
         };
-        if !told {
+        if told.is_empty() {
             log!(Warn, "prepare", "{why}; trying again, the tunnel is up meanwhile");
-            told = true;
+        }
+        if told != why {
+            waits(why.clone());
+            told = why;
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);

@@ -1,7 +1,7 @@
 //! Moves packets: socket to core to TUN and back, in batches, under a work limit a turn. Shared by the daemon and by `sluice tunnel`.
 //!
 //! One turn is: all outputs, datagrams until 64 or more are taken, all outputs, packets until 64 or more are taken, all outputs. So neither
-//! direction nor the control work behind it starves; a batch or frame that was begun is gone through. What was opened is written, and what
+//! direction nor the control work behind it starves, and no peer behind another's flood (`tunnel`'s shares); a batch or frame that was begun is gone through. What was opened is written, and what
 //! was sealed is sent, at the end of each part. It decides nothing; what the kernel will not take is lost and counted.
 
 use std::io;
@@ -11,10 +11,10 @@ use super::buffers::{Incoming, Outgoing};
 use super::tun::Tun;
 use super::udp::Udp;
 use crate::clock::Now;
-use crate::edge::{Checksum, Coalescer, OFFLOAD, Segments, Verdict};
+use crate::edge::{BATCH, Checksum, Coalescer, OFFLOAD, Reason, Segments, Shares, Verdict};
 
 /// Datagrams or packets after which a part of a turn ends.
-const LIMIT: usize = 64;
+const LIMIT: usize = BATCH;
 
 /// What the pump moves packets for.
 pub trait Core {
@@ -33,6 +33,8 @@ pub struct Lost {
     pub datagrams: u64,
     /// Packets the TUN refused.
     pub packets: u64,
+    /// Datagrams over their sender's share of a queue that stood.
+    pub over_share: u64,
 }
 
 /// Socket, device and the buffers between them.
@@ -42,14 +44,19 @@ pub struct Pump {
     incoming: Incoming,
     opened: Coalescer,
     outgoing: Outgoing,
+    shares: Shares,
+    /// Whether the last turn read the socket empty.
+    emptied: bool,
     lost: Lost,
+    flooded: bool,
 }
 
 impl Pump {
     /// All buffers are made here.
     pub fn new(udp: Udp, tun: Tun) -> Pump {
         let opened = Coalescer::new(tun.joins());
-        Pump { udp, tun, incoming: Incoming::new(), opened, outgoing: Outgoing::new(), lost: Lost::default() }
+        let (incoming, outgoing, shares) = (Incoming::new(), Outgoing::new(), Shares::default());
+        Pump { udp, tun, incoming, opened, outgoing, shares, emptied: true, lost: Lost::default(), flooded: false }
     }
 
     /// The UDP port in use.
@@ -57,9 +64,20 @@ impl Pump {
         self.udp.port().unwrap_or_default()
     }
 
+    /// Another device in the place of one that was deleted.
+    pub fn set_tun(&mut self, tun: Tun) {
+        self.opened.join(tun.joins());
+        self.tun = tun;
+    }
+
     /// What was lost so far.
     pub fn lost(&self) -> Lost {
         self.lost
+    }
+
+    /// Whether all that the last turn moved was datagrams of a flood: the next ones may well gather for a moment, each is worth no turn of its own.
+    pub fn flooded(&self) -> bool {
+        self.flooded
     }
 
     /// Waits until there is something to read.
@@ -79,9 +97,10 @@ impl Pump {
     /// When the TUN is gone.
     pub fn turn(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {
         self.gather(core, now);
-        self.take_datagrams(core, now);
+        let (datagrams, refused) = self.take_datagrams(core, now);
         self.gather(core, now);
-        let read = self.take_packets(core, now);
+        let (packets, read) = self.take_packets(core, now);
+        self.flooded = refused > 0 && refused == datagrams && packets == 0;
         self.flush(core, now);
         read
     }
@@ -118,15 +137,26 @@ impl Pump {
         self.lost.packets += self.tun.write_frames(&mut self.opened);
     }
 
-    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) {
-        let (mut taken, mut more) = (0, true);
+    /// How many were taken, and how many of them a flood's limits refused.
+    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) -> (usize, usize) {
+        let (mut taken, mut refused, mut more) = (0, 0, true);
+        let mut first = true;
         while more && taken < LIMIT {
             let count;
             (count, more) = self.udp.receive(&mut self.incoming);
+            if std::mem::take(&mut first) {
+                // Whether this turn reads the socket empty shows only at its end: the last one's word is taken.
+                let senders = (0..count).filter_map(|at| self.incoming.batch(at)).flat_map(|(from, all)| all.map(move |_| from));
+                self.shares.batch(senders, self.emptied, now.mono);
+            }
             for at in 0..count {
                 let Some((from, datagrams)) = self.incoming.batch(at) else { continue };
                 for datagram in datagrams {
                     taken += 1;
+                    if !self.shares.takes(from) {
+                        self.lost.over_share += 1;
+                        continue;
+                    }
                     if self.opened.slot().is_none() {
                         self.lost.packets += self.tun.write_frames(&mut self.opened);
                     }
@@ -143,21 +173,25 @@ impl Pump {
                                 self.outgoing.push(to, len);
                             }
                         }
-                        Verdict::Parked | Verdict::Handled | Verdict::Unknown(_) | Verdict::Dropped(_) => {}
+                        Verdict::Dropped(why) => refused += usize::from(why == Reason::UnderLoad),
+                        Verdict::Parked | Verdict::Handled | Verdict::Unknown(_) => {}
                     }
                 }
             }
         }
+        self.emptied = !more;
         self.write();
+        (taken, refused)
     }
 
-    fn take_packets(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {
+    /// How many were taken, or that the device is gone.
+    fn take_packets(&mut self, core: &mut impl Core, now: Now) -> (usize, io::Result<()>) {
         let mut taken = 0;
         while taken < LIMIT {
             let (offload, length) = match self.tun.read(self.incoming.frame()) {
                 Ok(read) => read,
                 // EBADFD: the device was deleted. EIO: it is down, and will tell so again.
-                Err(why) if why.raw_os_error() == Some(libc::EBADFD) => return Err(why),
+                Err(why) if why.raw_os_error() == Some(libc::EBADFD) => return (taken, Err(why)),
                 Err(_) => break,
             };
             let frame = &mut self.incoming.frame()[OFFLOAD..OFFLOAD + length];
@@ -174,6 +208,6 @@ impl Pump {
                 }
             }
         }
-        Ok(())
+        (taken, Ok(()))
     }
 }

@@ -9,18 +9,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::api::Api;
-use super::driver::{Driver, Mailboxes};
+use super::driver::{Doors, Driver, Mailboxes};
 use super::listener::{self, Control};
 use super::log::{self, chain, log};
-use super::prepare::{self, Order};
 use super::pump::Pump;
 use super::store::Store;
 use super::tls::{Times, Witness};
 use super::tun::Tun;
 use super::udp::Udp;
 use super::upkeep::{Upkeep, UpkeepError, Wanted};
-use super::{entropy, link, local, nft, time};
-use crate::budget::CONTROL_CONNECTIONS;
+use super::{entropy, link, local, nft, scrape, time};
+use crate::budget::{CONTROL_CONNECTIONS, SCRAPES};
 use crate::cli::tunnel_config;
 use crate::config::{Config, Level};
 use crate::edge::{Account, Authority, Edge, Facts, Ledger};
@@ -74,13 +73,15 @@ async fn serve(config: Config) -> Result<(), String> {
     let (now, system) = (time::now(), time::real_wall());
     let mut links = link::Links::open().map_err(|e| chain(&e).to_string())?;
     let facts = facts(&config, &mut links)?;
+    let barred = links.own_within(&facts.pods, &config.interface).map_err(|e| chain(&e).to_string())?;
     drop(links);
     let times = Times::new(time::wall);
     times.vouch(Witness::State, ledger.good_time);
     let authority = Authority::new(ledger, facts.clone(), now).map_err(|e| e.to_string())?;
     let mut edge = Edge::new(authority, entropy::seed(), now, system);
-    edge.gateway().set_local(&facts.pods, &barred(&facts)).map_err(|_| "more pod prefixes or own addresses than there is room for".to_owned())?;
+    edge.gateway().set_local(&facts.pods, &barred).map_err(|_| "more pod prefixes or own addresses than there is room for".to_owned())?;
     let _alone = local::alone()?;
+    let metrics = metrics(&config);
     // From here on the host is changed; whatever fails later takes it back.
     let socket = local::listen(Path::new(&config.socket))?;
     let upkeep = Upkeep::start(wanted(&config, &edge)).map_err(|e: UpkeepError| chain(&e).to_string())?;
@@ -95,17 +96,41 @@ async fn serve(config: Config) -> Result<(), String> {
     let (asked, asked_out) = mpsc::channel(CONTROL_CONNECTIONS);
     let (lines, lines_out) = mpsc::channel(MAILBOX);
     let (notices, notices_out) = mpsc::channel(MAILBOX);
-    let (prepared, prepared_out) = mpsc::channel(1);
     let api = Api::new(notices, entropy::seed());
     // The passage leads where the configuration says, else where a K3s server listens, until the kubeconfig is read.
     let api_server = config.api_server.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 6443)));
     let control = Control::serve(listener, api_server, asked);
-    tokio::spawn(local::serve(socket, lines));
-    let order = Order { times: times.clone(), kubeconfig: config.kubeconfig.clone(), pods: config.pods };
-    tokio::task::spawn_blocking(move || drop(prepared.blocking_send(prepare::prepare(&order))));
+    let refusals = Doors::default();
+    tokio::spawn(local::serve(socket, lines, refusals.local.clone()));
+    let (wanted, scrapes) = mpsc::channel(SCRAPES);
+    if let Some((port, bearer)) = metrics {
+        tokio::spawn(scrape::serve(port, bearer, wanted, refusals.scrape.clone()));
+    }
     log!(Info, "run", "{} is up: UDP port {}, device {}", edge.authority().ledger().id, config.port, config.interface);
-    let mailboxes = Mailboxes::new(asked_out, lines_out, notices_out, prepared_out);
-    Driver::new(config, edge, facts, Pump::new(udp, tun), upkeep, store, api, control, times, mailboxes).run().await
+    let mailboxes = Mailboxes::new(asked_out, lines_out, notices_out, scrapes);
+    Driver::new(config, edge, facts, Pump::new(udp, tun), upkeep, store, api, control, refusals, times, mailboxes).run().await
+}
+
+/// The port of the metrics, and the bearer that is wanted there. Where they cannot be had the log says why; that is no reason not to carry pods' traffic.
+fn metrics(config: &Config) -> Option<(tokio::net::TcpListener, Option<String>)> {
+    let address = config.metrics?;
+    let bearer = match address.ip().is_loopback() {
+        true => None,
+        false => match scrape::token(Path::new(&config.state)) {
+            Ok(bearer) => Some(bearer),
+            Err(why) => {
+                log!(Warn, "metrics", "metrics are not served on {address}, for want of a bearer: {why}");
+                return None;
+            }
+        },
+    };
+    match scrape::bind(address) {
+        Ok(port) => Some((port, bearer)),
+        Err(why) => {
+            log!(Warn, "metrics", "{why}");
+            None
+        }
+    }
 }
 
 /// What was stored, or a new cluster's.
@@ -171,12 +196,6 @@ pub(super) fn renewed(facts: &Facts, config: &Config, upkeep: &mut Upkeep) -> Op
     in_use.push(config.services);
     in_use.retain(|p| !p.overlaps(config.pods) || p.length() < config.pods.length());
     Some(Facts { in_use, addresses: addresses.into_iter().map(Into::into).collect(), ..facts.clone() })
-}
-
-/// The host's own addresses inside our pod prefixes, which no peer may reach.
-pub(super) fn barred(facts: &Facts) -> Vec<std::net::Ipv4Addr> {
-    let own = facts.addresses.iter().filter_map(|a| if let std::net::IpAddr::V4(a) = a { Some(*a) } else { None });
-    own.filter(|a| facts.pods.iter().any(|p| p.contains(*a))).take(crate::budget::BARRED).collect()
 }
 
 /// What the kernel is to hold for us at the moment.

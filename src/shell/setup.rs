@@ -143,6 +143,11 @@ fn found(object: &[u8], version: &str) -> Result<Found, String> {
     })
 }
 
+/// Whether an object, as JSON, carries our mark.
+pub fn is_ours(object: &[u8]) -> bool {
+    matches!(found(object, ""), Ok(Found::Current | Found::Other))
+}
+
 /// Applies what is missing or of another version. `progress` is told what was done, one line each. Nothing is changed if an object of the same
 /// kind and name is not ours.
 pub fn apply(admin: &Admin, progress: &mut dyn FnMut(&str)) -> Result<(), String> {

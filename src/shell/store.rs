@@ -4,6 +4,7 @@
 //! altered, foreign or readable by others is refused with what to do: this process never starts anew over a state it cannot read.
 //! Last line of the file: `#sha256:` and the digest of all before it. The previous good copy stays beside it as `state.json.bak`.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -29,6 +30,8 @@ pub struct Store {
     directory: PathBuf,
     owner: u32,
     _lock: File,
+    /// States written and writes that failed.
+    writes: (Cell<u64>, Cell<u64>),
 }
 
 /// Why the state cannot be read or written. [`fmt::Display`] says what to do about it.
@@ -153,10 +156,20 @@ impl Store {
         let lock =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(directory.join(LOCK)).map_err(at)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Store { directory: directory.into(), owner, _lock: lock }),
+            Ok(()) => Ok(Store { directory: directory.into(), owner, _lock: lock, writes: Default::default() }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Locked(directory.into())),
             Err(TryLockError::Error(why)) => Err(at(why)),
         }
+    }
+
+    /// The state in `directory` as it was last saved, whoever has it open; nothing is made or locked.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub fn peek(directory: &Path) -> Result<Option<String>, StoreError> {
+        let at = |why| StoreError::Directory(directory.into(), why);
+        let (held, owner) = (File::open(directory).map_err(at)?, fs::metadata("/proc/self").map_err(at)?.uid());
+        Store { directory: directory.into(), owner, _lock: held, writes: Default::default() }.load()
     }
 
     /// The state as it was last saved; `None` if there never was one.
@@ -196,6 +209,18 @@ impl Store {
     /// # Errors
     /// When the state is too large or any step of the writing fails.
     pub fn save(&self, state: &str) -> Result<(), StoreError> {
+        let saved = self.replace(state);
+        let count = if saved.is_ok() { &self.writes.0 } else { &self.writes.1 };
+        count.set(count.get() + 1);
+        saved
+    }
+
+    /// How many states were written, and how many writes failed.
+    pub fn writes(&self) -> (u64, u64) {
+        (self.writes.0.get(), self.writes.1.get())
+    }
+
+    fn replace(&self, state: &str) -> Result<(), StoreError> {
         let (path, new, previous) = (self.directory.join(STATE), self.directory.join(NEW), self.directory.join(PREVIOUS));
         if state.len() > STATE_MAX {
             return Err(StoreError::TooLarge(path));

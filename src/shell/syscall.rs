@@ -1,6 +1,6 @@
 //! The few system calls no safe library makes for us, each wrapped in a safe function: the one file of the program with `unsafe`.
 //!
-//! Called by `time`, `tun`, `udp` and `netlink`; decides nothing.
+//! Called by `time`, `tun`, `udp`, `netlink` and `status`; decides nothing.
 #![expect(unsafe_code, reason = "system calls that neither std nor socket2 offers; every pointer passed lives in the calling function")]
 
 use std::array::from_fn;
@@ -46,6 +46,18 @@ pub(super) fn read_clock(clock: ClockId) -> (i64, u32) {
 pub(super) fn since_boot() -> Duration {
     let (seconds, nanoseconds) = read_clock(ClockId::Boot);
     Duration::new(seconds.max(0).unsigned_abs(), nanoseconds)
+}
+
+/// Bytes that are free for anybody on the file system of `path`, and whether it is read-only.
+pub(super) fn space(path: &str) -> io::Result<(u64, bool)> {
+    let path = std::ffi::CString::new(path)?;
+    // SAFETY: all zeros is a valid statvfs.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` ends in a zero byte, and `found` is a valid place for one statvfs.
+    check(unsafe { libc::statvfs(path.as_ptr(), &raw mut found) })?;
+    // The fields are 32 bits wide on some targets and 64 on others.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    Ok((u64::from(found.f_bavail).saturating_mul(found.f_frsize as u64), found.f_flag as u64 & libc::ST_RDONLY as u64 != 0))
 }
 
 /// Makes an open `/dev/net/tun` the device `name`: layer 3, no packet information header, for one process; with `headers` each frame begins

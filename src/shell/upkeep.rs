@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::clock::Instant;
 use crate::identity::Prefix;
 use crate::shell::link::{self, LinkError, Links};
 use crate::shell::log::{chain, log};
@@ -34,6 +35,19 @@ pub struct Tick {
     pub tun_gone: bool,
     /// Everything wanted is in force.
     pub whole: bool,
+}
+
+/// How often something had to be put back that others had changed or removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repairs {
+    /// The packet rules.
+    pub rules: u64,
+    /// Addresses, routes and settings of the TUN.
+    pub links: u64,
+    /// The TUN itself.
+    pub device: u64,
+    /// When the last repair was, on the monotonic clock.
+    pub last: Option<Instant>,
 }
 
 /// What could not be done.
@@ -82,6 +96,9 @@ pub struct Upkeep {
     wanted: Wanted,
     link_owed: bool,
     last_failure: String,
+    repairs: Repairs,
+    /// What rules that we wrote anew had dropped.
+    dropped: Dropped,
 }
 
 impl Upkeep {
@@ -95,7 +112,8 @@ impl Upkeep {
         if let Err(why) = link::quiet(&wanted.link.name) {
             log!(Warn, "link", "cannot loosen reverse path filtering on {}: {why}", wanted.link.name);
         }
-        let mut upkeep = Upkeep { links, ruleset, wanted, link_owed: true, last_failure: String::new() };
+        let mut upkeep =
+            Upkeep { links, ruleset, wanted, link_owed: true, last_failure: String::new(), repairs: Repairs::default(), dropped: Dropped::default() };
         match upkeep.apply() {
             Err(why @ UpkeepError::Link(LinkError::Clash(_))) => upkeep.failed(&why),
             other => other?,
@@ -122,6 +140,19 @@ impl Upkeep {
             self.apply_rules()?;
         }
         link.map(|_| ())
+    }
+
+    /// The TUN was made again after somebody deleted it: all that stood on it is put back.
+    ///
+    /// # Errors
+    /// When it cannot be had; every tick tries again.
+    pub fn remade(&mut self) -> Result<(), UpkeepError> {
+        self.repairs.device += 1;
+        self.repairs.last = Some(super::time::mono());
+        if let Err(why) = link::quiet(&self.wanted.link.name) {
+            log!(Warn, "link", "cannot loosen reverse path filtering on {}: {why}", self.wanted.link.name);
+        }
+        self.apply_link().map(|_| ())
     }
 
     /// Looks whether all is as wanted and puts it right if not. Call it once a second.
@@ -153,12 +184,25 @@ impl Upkeep {
             }
         }
         if tick.links_restored > 0 || tick.rules_restored {
+            self.repairs.links += tick.links_restored as u64;
+            self.repairs.rules += u64::from(tick.rules_restored);
+            self.repairs.last = Some(super::time::mono());
             log!(Info, "link", "put back what others had changed: {} of addresses and routes, rules: {}", tick.links_restored, tick.rules_restored);
         }
         if tick.whole {
             self.last_failure.clear();
         }
         tick
+    }
+
+    /// Why what is wanted is not in force; empty if it is.
+    pub fn trouble(&self) -> &str {
+        &self.last_failure
+    }
+
+    /// What was put back so far.
+    pub fn repairs(&self) -> Repairs {
+        self.repairs
     }
 
     /// The prefixes other interfaces use; see [`Links::in_use`].
@@ -177,12 +221,21 @@ impl Upkeep {
         self.links.own_addresses(&self.wanted.link.name)
     }
 
-    /// What the rules have dropped since they were last written.
+    /// What of this host lies in its pod prefixes; see [`Links::own_within`].
+    ///
+    /// # Errors
+    /// When the kernel cannot list them.
+    pub fn own_within(&mut self, prefixes: &[Prefix]) -> Result<Vec<std::net::Ipv4Addr>, LinkError> {
+        self.links.own_within(prefixes, &self.wanted.link.name)
+    }
+
+    /// What the rules have dropped, but for what those that others flushed had counted.
     ///
     /// # Errors
     /// When the kernel cannot list them.
     pub fn dropped(&mut self) -> Result<Dropped, RulesError> {
-        self.ruleset.as_mut().map_or(Ok(Dropped::default()), Ruleset::dropped)
+        let now = self.ruleset.as_mut().map_or(Ok(Dropped::default()), Ruleset::dropped)?;
+        Ok(self.dropped.plus(now))
     }
 
     /// Takes everything of ours out of the kernel again, but for the TUN itself, which goes when it is dropped.
@@ -213,6 +266,9 @@ impl Upkeep {
     }
 
     fn apply_rules(&mut self) -> Result<(), UpkeepError> {
+        if let Ok(dropped) = self.dropped() {
+            self.dropped = dropped;
+        }
         match (&mut self.ruleset, &self.wanted.rules) {
             (Some(ruleset), Some(rules)) => Ok(ruleset.apply(rules)?),
             (Some(ruleset), None) => Ok(ruleset.remove()?),
@@ -226,6 +282,7 @@ impl Upkeep {
         if ruleset.is_whole()? {
             return Ok(false);
         }
+        self.dropped = self.dropped.plus(ruleset.dropped().unwrap_or_default());
         ruleset.apply(rules)?;
         Ok(true)
     }

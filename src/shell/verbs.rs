@@ -9,12 +9,12 @@ use tokio::sync::mpsc;
 
 use super::entropy;
 use super::local::Line as Asked;
-use super::run::MTU;
-use crate::cli::protocol::{Amounts, Credential, Done, Failure, Invited, Joined, Left, Line, Mapped, Node, Peer, Request, Status, Tunnel};
+use super::looks::Asker;
+use crate::cli::protocol::{Done, Failure, Invited, Joined, Left, Line, Request};
 use crate::clock::{Instant, Now};
 use crate::config::{Config, Offer};
 use crate::edge::{AgentEvent, Edge, Endpoint, Facts, Invitation, InviteOrder, JoinOrder, Progress, Resources};
-use crate::identity::{ClusterId, End, PeerId};
+use crate::identity::{ClusterId, PeerId};
 
 /// Callers that wait at once; a further one is told to come again.
 const WAITING: usize = 16;
@@ -43,39 +43,43 @@ pub(super) struct Made {
     replies: mpsc::Sender<String>,
 }
 
+/// What the driver is to do before the answer.
+#[expect(clippy::large_enum_variant, reason = "it lives for one statement")]
+pub(super) enum Later {
+    /// Save the state, then show the ticket with [`Verbs::invited`].
+    Made(Made),
+    /// Look around, at sizes of packets too if so it says.
+    Look(Asker, bool),
+}
+
 /// See the module's head.
 pub(super) struct Verbs {
     waiters: Vec<Waiter>,
     port: u16,
-    started: Instant,
-    kubernetes: Option<String>,
 }
 
 impl Verbs {
-    pub(super) fn new(port: u16, now: Instant) -> Verbs {
-        Verbs { waiters: Vec::new(), port, started: now, kubernetes: None }
+    pub(super) fn new(port: u16) -> Verbs {
+        Verbs { waiters: Vec::new(), port }
     }
 
-    pub(super) fn set_kubernetes(&mut self, version: String) {
-        self.kubernetes = Some(version);
-    }
-
-    /// Begins what was asked. A ticket is handed back, to be shown with [`Verbs::invited`] once the state was saved.
-    pub(super) fn handle(&mut self, asked: Asked, edge: &mut Edge, config: &Config, facts: &Facts, now: Now) -> Option<Made> {
+    /// Begins what was asked; hands back what is not answered here.
+    pub(super) fn handle(&mut self, asked: Asked, edge: &mut Edge, config: &Config, facts: &Facts, now: Now) -> Option<Later> {
         let Asked { text, replies } = asked;
         let begun = Request::read(&text).and_then(|request| match request.verb.as_str() {
             "invite" => self.invite(&request, edge, config, facts, now).map(Begun::Made),
             "join" => self.join(&request, edge, config, &replies, now),
             "unpeer" => self.unpeer(&request, edge, &replies, now),
-            "status" => Ok(Begun::Done(Done { status: Some(self.status(edge, config, now)), ..Done::default() })),
+            "status" | "look" => Ok(Begun::Later(Later::Look(Asker::Status(replies.clone()), request.verb == "look"))),
+            "metrics" => Ok(Begun::Later(Later::Look(Asker::Metrics(replies.clone()), false))),
             other => {
                 Err(Failure::new("unknown-verb", format!("the daemon does not know the verb {other:?}"), "use the sluice command of the daemon's own version"))
             }
         });
         match begun {
-            Ok(Begun::Made((invitation, valid))) => return Some(Made { invitation, valid, replies }),
+            Ok(Begun::Made((invitation, valid))) => return Some(Later::Made(Made { invitation, valid, replies })),
+            Ok(Begun::Later(later)) => return Some(later),
             Ok(Begun::Waits) => {}
-            Ok(Begun::Done(done)) => say(&replies, Line::ok(done)),
             Err(failure) => say(&replies, Line::error(failure)),
         }
         None
@@ -198,11 +202,12 @@ impl Verbs {
                     (*cluster, *consumes, *provides) = (Some(theirs.clone()), Some(consume.is_some()), provide.is_some());
                     let own = edge.authority().ledger().id.clone();
                     let mut detail = format!("with {theirs} as {own}");
-                    for (original, image) in images {
+                    // The first is its pods; under the other it shows us pods of third clusters.
+                    for (original, image) in images.iter().take(1) {
                         let seen = if original == image { String::new() } else { format!(" seen here as {image} (clash with ours)") };
                         detail.push_str(&format!("; pods {original}{seen}"));
                     }
-                    for image in seen_as {
+                    for image in seen_as.iter().take(1) {
                         detail.push_str(&format!("; ours seen there as {image}"));
                     }
                     say(&waiter.replies, Line::progress("enrolled", &detail));
@@ -294,94 +299,12 @@ impl Verbs {
             false
         });
     }
-
-    fn status(&self, edge: &mut Edge, config: &Config, now: Now) -> Status {
-        let known = edge.authority().status(now);
-        let mut warnings = Vec::new();
-        if self.kubernetes.is_none() {
-            warnings.push("the API server has not been reached since the daemon began".to_owned());
-        }
-        if known.untold > 0 {
-            warnings.push(format!("{} former peers are away and will be told that they were left when they come back", known.untold));
-        }
-        if known.owed > 0 {
-            warnings.push(format!("{} pieces of clean-up are owed and go on", known.owed));
-        }
-        let dropped: u64 = edge.gateway().drops().iter().map(|(_, count)| count).sum();
-        let peers = known.peers.iter().map(|peering| self.peer(peering, dropped, edge, now)).collect();
-        Status {
-            id: known.cluster.to_string(),
-            key: base64(&known.key.0),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            kubernetes: self.kubernetes.clone(),
-            memory: resident(),
-            uptime: now.mono.since(self.started).as_secs(),
-            port: config.port,
-            tickets: known.tickets.len() as u32,
-            warnings,
-            peers,
-        }
-    }
-
-    fn peer(&self, peering: &crate::edge::Peering, dropped: u64, edge: &mut Edge, now: Now) -> Peer {
-        let row = peering.peer;
-        let heard = edge.is_heard(row);
-        let since = edge.heard_for(row, now).as_secs();
-        let tunnel = edge.gateway().status(row, now);
-        let rtt = edge.round_trip(row).or(tunnel.and_then(|t| t.round_trip));
-        let reached = match (peering.end, peering.endpoint) {
-            (End::Inviter, Some(_)) => "it called",
-            (End::Joiner, Some(_)) => "direct",
-            (_, None) => "",
-        };
-        let mapped = |pairs: &[(crate::identity::Prefix, crate::identity::Prefix)]| {
-            pairs.iter().map(|(original, image)| Mapped { original: original.to_string(), image: image.to_string() }).collect()
-        };
-        let report = edge.agent().report(row);
-        Peer {
-            id: peering.cluster.to_string(),
-            phase: if heard { "connected" } else { "away" }.to_owned(),
-            since,
-            reason: if heard { String::new() } else { "nothing is heard from it; it is called again every 15 s at the most".to_owned() },
-            mode: "in-band".to_owned(),
-            consumes: peering.consume.is_some(),
-            provides: peering.provide.is_some(),
-            tunnel: Tunnel {
-                endpoint: tunnel.and_then(|t| t.endpoint).or(peering.endpoint).map(|e| e.to_string()),
-                reached: reached.to_owned(),
-                rtt_ms: rtt.map(|r| r.as_millis() as u32),
-                mtu: MTU,
-                handshake: tunnel.and_then(|t| t.handshake).map(|h| h.as_secs()),
-                received: tunnel.map_or(0, |t| t.bytes_in),
-                sent: tunnel.map_or(0, |t| t.bytes_out),
-                dropped,
-            },
-            theirs: mapped(&peering.images),
-            ours: mapped(&peering.seen_as),
-            credential: peering.credential.map(|(renews, ends)| Credential { renews: renews.as_secs(), ends: ends.as_secs() }),
-            node: peering.consume.map(|grant| {
-                let ready = report.node_ready;
-                let reason = if ready {
-                    String::new()
-                } else if heard {
-                    "not made yet".to_owned()
-                } else {
-                    "the provider does not answer".to_owned()
-                };
-                let amounts = Amounts { pods_used: report.pods_there, ..amounts(None, grant) };
-                Node { name: peering.cluster.to_string(), ready, reason, architecture: peering.architecture.clone(), amounts }
-            }),
-            lent: peering.provide.map(|grant| amounts(Some(report.used_here), grant)),
-            namespaces: report.namespaces.into_iter().map(namespace).collect(),
-        }
-    }
 }
 
-#[expect(clippy::large_enum_variant, reason = "it lives for one statement")]
 enum Begun {
     Made((Invitation, u64)),
     Waits,
-    Done(Done),
+    Later(Later),
 }
 
 fn say(replies: &mpsc::Sender<String>, line: String) {
@@ -409,36 +332,10 @@ fn own_endpoints(facts: &Facts, port: u16) -> Vec<Endpoint> {
     found
 }
 
-fn amounts(used: Option<crate::edge::Amount>, grant: Resources) -> Amounts {
-    Amounts {
-        cpu_used: used.map(|u| u.cpu),
-        cpu: u64::from(grant.cpu),
-        memory_used: used.map(|u| u.memory),
-        memory: u64::from(grant.memory) << 20,
-        pods_used: used.map_or(0, |u| u.pods as u32),
-        pods: u32::from(grant.pods),
-    }
-}
-
-fn namespace(n: crate::edge::NamespaceReport) -> crate::cli::protocol::Namespace {
-    crate::cli::protocol::Namespace { home: n.home, twin: n.twin, here: n.here, strategy: n.strategy.to_owned(), phase: n.phase.to_owned(), pods: n.pods }
-}
-
 fn hint(reason: &str) -> &'static str {
     match reason {
         "used" | "expired" => "make a new one on the other side with: sluice invite",
         "id_taken" | "key_known" => "run sluice unpeer on the other side first, or invite with --replace",
         _ => "",
     }
-}
-
-fn base64(bytes: &[u8]) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(bytes)
-}
-
-/// The daemon's resident memory in bytes, from /proc.
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }

@@ -16,6 +16,7 @@ use super::api::{Api, Notice, Shared};
 use super::dial::STEP;
 use super::http::{Fault, Method, Request, Taken};
 use super::pool::{Link, Server};
+use super::tally::Turn;
 use crate::budget::{LARGE, WATCHES};
 use crate::kube::call::Cluster;
 use crate::kube::reply;
@@ -28,8 +29,8 @@ const LIFE: u64 = 300;
 const SILENCE: Duration = Duration::from_secs(150);
 /// A stream on which something was told was a good one if it lived this long; a silent one if it lived the longer time.
 const GOOD: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
-/// The first and the longest delay before another attempt.
-const DELAY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(30)];
+/// The first and the longest delay before another attempt: an API server that is back after long is noticed soon.
+const DELAY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(8)];
 /// So many lines in a row that are no events end a stream: whatever speaks there is no API server.
 const GARBLED_MAX: u32 = 8;
 /// The most of an error's body that is read, in bytes.
@@ -95,6 +96,11 @@ impl Api {
         if !full {
             open.insert(id, task.abort_handle());
         }
+    }
+
+    /// Watches that are open, or wait to be.
+    pub fn watches_open(&self) -> usize {
+        self.0.watches.open.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|task| !task.is_finished()).count()
     }
 
     /// Closes a watch without another word, but for what lies in the mailbox already.
@@ -164,6 +170,14 @@ where
             }
         }
     };
+    let turn = match &end {
+        End::Cut | End::Deaf => Turn::Cut,
+        End::Expired => Turn::Expired,
+        End::Refused(_) => Turn::Refused,
+        End::Throttled(_) => Turn::Throttled,
+        End::Dropped => Turn::Dropped,
+    };
+    shared.tally.turned(watch.on, turn);
     let jitter = shared.roll(1000);
     let good = opened.elapsed() >= GOOD[usize::from(!progress.any)];
     match &end {
@@ -203,11 +217,16 @@ where
     let Some(target) = target(watch, LIFE + shared.roll(LIFE)) else { return End::Expired };
     let (mut link, mut response) = match open(server, &target).await {
         Ok(opened) => opened,
-        Err(end) => return end,
+        Err(why) => {
+            shared.tally.failed(watch.on, &why);
+            return End::Cut;
+        }
     };
+    shared.tally.answered(watch.on, response.status, response.date);
     if response.status != 200 {
         return refusal(shared, watch.on, &mut link, &mut response).await;
     }
+    shared.tally.turned(watch.on, if watch.from.is_some() { Turn::Resumed } else { Turn::Listed });
     let mut lines = Lines::new(watch.from.clone());
     let mut told = Vec::new();
     let mut garbled = 0;
@@ -264,19 +283,19 @@ where
     }
 }
 
-/// Sends the request, on an idle connection if there is a good one.
-async fn open(server: &Arc<Server>, target: &str) -> Result<(Link, super::http::Response), End> {
+/// Sends the request, on an idle connection if there is a good one; or says why not.
+async fn open(server: &Arc<Server>, target: &str) -> Result<(Link, super::http::Response), String> {
     let (host, token) = server.credential();
     let request = Request { method: Method::Get, target, host: &host, bearer: token.as_deref(), body: None };
     if let Some(mut link) = server.take_idle() {
         match link.exchange(&request, STEP).await {
             Ok(response) => return Ok((link, response)),
             Err(Fault::Unanswered) => {}
-            Err(_) => return Err(End::Cut),
+            Err(fault) => return Err(fault.to_string()),
         }
     }
-    let mut link = server.open().await.map_err(|_| End::Cut)?;
-    let response = link.exchange(&request, STEP).await.map_err(|_| End::Cut)?;
+    let mut link = server.open().await?;
+    let response = link.exchange(&request, STEP).await.map_err(|fault| fault.to_string())?;
     Ok((link, response))
 }
 

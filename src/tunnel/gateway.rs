@@ -15,10 +15,11 @@ use crate::tunnel::datagram::{self, DATA_OVERHEAD, INITIATION, Kind};
 use crate::tunnel::index::{Index, Rows};
 use crate::tunnel::packet::Header;
 use crate::tunnel::peer::Peer;
-use crate::tunnel::reach::Local;
+use crate::tunnel::reach::{Local, Own};
 use crate::tunnel::remap::{self, Checksum};
-use crate::tunnel::session::{Door, Keys, Opened, Session, Stamps, Stopped, set_clock};
+use crate::tunnel::session::{Door, Keys, Opened, Session, Stamps, Stopped, seed, set_clock};
 use crate::tunnel::sources::Sources;
+use crate::tunnel::transit::Transit;
 use crate::tunnel::waiting::{Taken, Waiting};
 use crate::tunnel::{Drops, Event, Full, PeerSpec, PeerStatus, Reason, Refused, Verdict};
 
@@ -50,8 +51,8 @@ impl Gateway {
     pub fn new(secret: &SecretKey, now: Now, floor: WallTime, system: WallTime) -> Gateway {
         set_clock(now.mono);
         Gateway {
-            door: Door::new(secret),
-            sources: Sources::new(now.mono),
+            door: Door::new(secret, now.mono),
+            sources: Sources::new(seed(secret), now.mono),
             stamps: Stamps::new(floor, now, system),
             now,
             local: Local::default(),
@@ -131,6 +132,16 @@ impl Gateway {
         }
     }
 
+    /// Replaces what of third clusters a peer may reach through us: pairs of a transit address (ours, as the peer is told it) and the image
+    /// under which this host sees the pod. Without such a peer nothing happens; a peer that is added begins with none.
+    pub fn set_transit(&mut self, id: PeerId, pairs: &[(Ipv4Addr, Ipv4Addr)]) -> Result<(), Full> {
+        let transit = Transit::new(pairs)?;
+        if let Some(peer) = peer_at(&mut self.peers, usize::from(id.0)) {
+            peer.transit = transit;
+        }
+        Ok(())
+    }
+
     /// Initiates at once, session or not: after a new local address, or when somebody asks.
     pub fn handshake_now(&mut self, id: PeerId, now: Now) {
         self.enter(now);
@@ -171,6 +182,11 @@ impl Gateway {
                 None => self.drop(Reason::UnknownIndex),
             },
         }
+    }
+
+    /// An initiation by an unknown key comes to nothing: it is counted.
+    pub fn ignore(&mut self) -> Verdict {
+        self.drop(Reason::UnknownKey)
     }
 
     /// Takes an IP packet from the TUN; it is rewritten where it lies. `out` holds at least 32 bytes more than it, and [`INITIATION`].
@@ -279,12 +295,18 @@ impl Gateway {
 
     /// Stops a handshake message made for the door's key that must not cost a key agreement.
     fn screen(&mut self, from: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Option<Verdict> {
-        match self.door.check(from.ip(), datagram, out) {
-            Err(Stopped::Cookie(len)) => Some(Verdict::ToPeer { to: from, len }),
-            Err(Stopped::Refused(reason)) => Some(self.drop(reason)),
-            Ok(()) if !self.sources.admit(from.ip(), self.now.mono) => Some(self.drop(Reason::UnderLoad)),
-            Ok(()) => None,
+        let (peers, now) = (&self.peers, self.now.mono);
+        let known = || peers.iter().flatten().any(|peer| peer.endpoint == Some(from));
+        if !self.sources.look(from, now, known) {
+            return Some(self.drop(Reason::UnderLoad));
         }
+        let proved = match self.door.check(from.ip(), datagram, self.now.mono, out) {
+            Err(Stopped::Cookie(len)) => return Some(Verdict::ToPeer { to: from, len }),
+            Err(Stopped::Refused(reason)) => return Some(self.drop(reason)),
+            Ok(proved) => proved,
+        };
+        // Without a proof the sender may be anybody: it must not use up the share of the one whose address it wears.
+        (proved && !self.sources.admit(from, known())).then(|| self.drop(Reason::UnderLoad))
     }
 
     /// A message that carries an index of ours.
@@ -345,7 +367,7 @@ impl Gateway {
         let (Some(row), Some(peer)) = (row, peer) else {
             return Err(if header.destination.is_multicast() { Reason::Multicast } else { Reason::NoPeer });
         };
-        let (ends, quote) = peer.addresses.outward(&self.local, &header, packet)?;
+        let (ends, quote) = peer.addresses.outward(Own { local: &self.local, transit: &peer.transit }, &header, packet)?;
         if !peer.reachable() {
             return Err(Reason::NoEndpoint);
         }
@@ -360,7 +382,7 @@ impl Gateway {
     fn inward(&self, row: usize, packet: &mut [u8]) -> Result<(), Reason> {
         let Some(peer) = self.peers[row].as_deref() else { return Err(Reason::NoPeer) };
         let header = Header::read(packet)?;
-        let (ends, quote) = peer.addresses.inward(&self.local, &header, packet)?;
+        let (ends, quote) = peer.addresses.inward(Own { local: &self.local, transit: &peer.transit }, &header, packet)?;
         if self.routes.find(ends.source) != Some(row) {
             return Err(Reason::SourceNotPeers);
         }

@@ -4,6 +4,11 @@
 //! -> `reach` (may it come in, and as which addresses) -> `remap` (rewritten) -> [`Verdict::ToTun`]; a packet goes the same rooms backwards.
 //! On the way from and to the device, large frames are taken apart in `segment` and put together in `coalesce`.
 //!
+//! A peer reaches, besides our pods, those pods of third clusters that `transit` names for it, and nothing else of them: its packet enters under the image of the
+//! pod, the kernel forwards it into the TUN again as our node end, and the answer leaves as the transit address. Why the kernel and not a second table of
+//! flows here: it has one already, with replies, errors and time-outs, and so the third cluster sees an end of ours to which only replies enter.
+//! `shares` keeps one peer's flood from delaying the others: the socket's queue is one for all.
+//!
 //! Why not boringtun's own queue, keepalive and give-up: its queue is unbounded in bytes (so we park packets in `waiting`), its
 //! keepalive fills that queue when no session stands, and it stops for good 90 s into failed attempts (so `peer` keeps the schedule).
 //! The endpoint follows transport data and handshake responses only, never an initiation: an initiation recorded before our last
@@ -21,8 +26,10 @@ mod reach;
 pub mod remap;
 pub mod segment;
 mod session;
+mod shares;
 mod sources;
 pub mod sum;
+mod transit;
 mod verdict;
 mod waiting;
 
@@ -31,4 +38,5 @@ pub use peer::{PeerSpec, PeerStatus};
 pub use reach::Addresses;
 pub use remap::Checksum;
 pub use session::public_key;
+pub use shares::{BATCH, Shares};
 pub use verdict::{Drops, Event, Full, Reason, Refused, Verdict};

@@ -13,6 +13,7 @@ use crate::clock::Instant;
 use crate::identity::{PeerId, PublicKey, SecretKey};
 use crate::tunnel::datagram::INITIATION;
 use crate::tunnel::session::{Session, Tick};
+use crate::tunnel::transit::Transit;
 use crate::tunnel::{Addresses, Event};
 
 /// How long sent data may stay unanswered before the peer counts as away. A peer that has nothing to say answers after 10 s.
@@ -74,6 +75,8 @@ pub(crate) struct Peer {
     /// Whether initiations made for the gateway's key may be this peer's.
     pub(crate) answers: bool,
     pub(crate) addresses: Addresses,
+    /// What of third clusters it may reach through us.
+    pub(crate) transit: Transit,
     pub(crate) session: Session,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) ticked: Instant,
@@ -124,6 +127,7 @@ impl Peer {
             public_key: spec.public_key,
             answers: spec.secret.is_none(),
             addresses: spec.addresses,
+            transit: Transit::default(),
             session,
             endpoint: None,
             ticked: now,

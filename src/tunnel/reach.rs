@@ -1,5 +1,8 @@
 //! What a tunnel may reach, and under which addresses: the table of PROTOCOL.md, "Inside the tunnel", for one peer. It decides and maps;
 //! `remap` writes. Outgoing: own address -> as the peer shall see it, image -> original. Incoming: the other way round.
+//!
+//! Our own are the control end, the node end, our pods, and pods of third clusters that the peer was told of (`transit`): to the peer these
+//! have addresses of ours, on this host the images of their own clusters.
 
 use std::net::Ipv4Addr;
 
@@ -8,6 +11,7 @@ use crate::identity::{CONTROL_PORT, End, Prefix};
 use crate::tunnel::Reason;
 use crate::tunnel::packet::{Header, Quote, TCP};
 use crate::tunnel::remap::Ends;
+use crate::tunnel::transit::Transit;
 
 /// The addresses of one peering, as this host sees them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,13 @@ pub struct Addresses {
 pub(crate) struct Local {
     pub(crate) pods: heapless::Vec<Prefix, PREFIXES>,
     pub(crate) barred: heapless::Vec<Ipv4Addr, BARRED>,
+}
+
+/// What is ours towards one peer.
+#[derive(Clone, Copy)]
+pub(crate) struct Own<'a> {
+    pub(crate) local: &'a Local,
+    pub(crate) transit: &'a Transit,
 }
 
 /// The new addresses of a packet and, if it is an ICMP error, of the packet that it quotes.
@@ -53,26 +64,26 @@ impl Addresses {
     }
 
     /// The addresses under which a packet from the TUN travels, and those of the packet that it quotes: one that came from the peer.
-    pub(crate) fn outward(&self, local: &Local, header: &Header, packet: &[u8]) -> Result<Rewrite, Reason> {
+    pub(crate) fn outward(&self, own: Own<'_>, header: &Header, packet: &[u8]) -> Result<Rewrite, Reason> {
         unicast(header.destination)?;
-        let source = self.own_outward(local, header.source).ok_or(Reason::SourceNotOurs)?;
+        let source = self.own_outward(own, header.source).ok_or(Reason::SourceNotOurs)?;
         let destination = self.peers_outward(header.destination).ok_or(Reason::NoPeer)?;
         let quote = header.quote(packet)?.map(|quote| {
             let source = self.peers_outward(quote.source).ok_or(Reason::ForeignQuote)?;
-            Ok((quote, Ends { source, destination: self.own_outward(local, quote.destination).ok_or(Reason::ForeignQuote)? }))
+            Ok((quote, Ends { source, destination: self.own_outward(own, quote.destination).ok_or(Reason::ForeignQuote)? }))
         });
         Ok((Ends { source, destination }, quote.transpose()?))
     }
 
     /// The addresses that a packet from the peer has on this host, if it may enter, and those of the packet that it quotes: one that we
     /// sent. Whether no other peer has a better claim to the source is left to the caller.
-    pub(crate) fn inward(&self, local: &Local, header: &Header, packet: &[u8]) -> Result<Rewrite, Reason> {
+    pub(crate) fn inward(&self, own: Own<'_>, header: &Header, packet: &[u8]) -> Result<Rewrite, Reason> {
         let source = self.peers_inward(header.source).ok_or(Reason::SourceNotPeers)?;
         unicast(header.destination)?;
-        let destination = self.own_inward(local, header.destination).ok_or(Reason::DestinationForeign)?;
-        self.may_enter(local, header, packet)?;
+        let destination = self.own_inward(own, header.destination).ok_or(Reason::DestinationForeign)?;
+        self.may_enter(own.local, header, packet)?;
         let quote = header.quote(packet)?.map(|quote| {
-            let source = self.own_inward(local, quote.source).ok_or(Reason::ForeignQuote)?;
+            let source = self.own_inward(own, quote.source).ok_or(Reason::ForeignQuote)?;
             Ok((quote, Ends { source, destination: self.peers_inward(quote.destination).ok_or(Reason::ForeignQuote)? }))
         });
         Ok((Ends { source, destination }, quote.transpose()?))
@@ -96,19 +107,19 @@ impl Addresses {
         Ok(())
     }
 
-    fn own_outward(&self, local: &Local, address: Ipv4Addr) -> Option<Ipv4Addr> {
+    fn own_outward(&self, own: Own<'_>, address: Ipv4Addr) -> Option<Ipv4Addr> {
         match (self.control, self.node) {
-            (Some((own, _)), _) if address == own => Some(self.end.link_control()),
-            (_, Some((own, _))) if address == own => Some(self.end.link_node()),
-            _ => self.reaches_pods(local, address),
+            (Some((control, _)), _) if address == control => Some(self.end.link_control()),
+            (_, Some((node, _))) if address == node => Some(self.end.link_node()),
+            _ => self.reaches_pods(own.local, address).or_else(|| own.transit.transit(address)),
         }
     }
 
-    fn own_inward(&self, local: &Local, address: Ipv4Addr) -> Option<Ipv4Addr> {
+    fn own_inward(&self, own: Own<'_>, address: Ipv4Addr) -> Option<Ipv4Addr> {
         match (self.control, self.node) {
-            (Some((own, _)), _) if address == self.end.link_control() => Some(own),
-            (_, Some((own, _))) if address == self.end.link_node() => Some(own),
-            _ => self.reaches_pods(local, address),
+            (Some((control, _)), _) if address == self.end.link_control() => Some(control),
+            (_, Some((node, _))) if address == self.end.link_node() => Some(node),
+            _ => self.reaches_pods(own.local, address).or_else(|| own.transit.image(address)),
         }
     }
 

@@ -6,6 +6,7 @@
 //! stamps every initiation with that reading plus the `Instant` elapsed. Making it with the variable set back by a lift puts its stamps
 //! above a floor; [`Stamps`] works out the lift. Read first: the WireGuard paper, section 5; boringtun's noise/mod.rs and timers.rs.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,13 @@ pub(crate) fn set_clock(now: Instant) {
 /// The public key of a secret key.
 pub fn public_key(secret: &SecretKey) -> PublicKey {
     PublicKey(x25519::PublicKey::from(&x25519::StaticSecret::from(secret.0)).to_bytes())
+}
+
+/// A number that nobody can know without the key, and that does not tell the key.
+pub(crate) fn seed(secret: &SecretKey) -> u64 {
+    let shared = x25519::StaticSecret::from(secret.0).diffie_hellman(&x25519::PublicKey::from([9; 32]));
+    let [a, b, c, d, e, f, g, h, ..] = shared.to_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// The stamps of our initiations: never below the floor, never back, whatever the system clock does.
@@ -83,6 +91,8 @@ pub(crate) struct Door {
     public: x25519::PublicKey,
     /// Counts and demands cookies.
     gate: RateLimiter,
+    /// What the gate has counted in this second, which it does not tell: since when, how many.
+    counted: Cell<(Instant, u64)>,
     /// Handed to the sessions, which check each message once more; it never demands a cookie, the gate has done so.
     open: Arc<RateLimiter>,
 }
@@ -97,10 +107,11 @@ pub(crate) enum Stopped {
 
 impl Door {
     /// The clock must be set.
-    pub(crate) fn new(secret: &SecretKey) -> Self {
+    pub(crate) fn new(secret: &SecretKey, now: Instant) -> Self {
         let secret = x25519::StaticSecret::from(secret.0);
         let public = x25519::PublicKey::from(&secret);
-        Door { gate: RateLimiter::new(&public, HANDSHAKES), open: Arc::new(RateLimiter::new(&public, u64::MAX)), secret, public }
+        let counted = Cell::new((now, 0));
+        Door { gate: RateLimiter::new(&public, HANDSHAKES), counted, open: Arc::new(RateLimiter::new(&public, u64::MAX)), secret, public }
     }
 
     /// Our public key.
@@ -108,12 +119,20 @@ impl Door {
         PublicKey(self.public.to_bytes())
     }
 
-    /// Checks the MACs of a handshake message, before any key agreement. `out` holds at least [`COOKIE`] bytes.
-    pub(crate) fn check(&self, from: IpAddr, datagram: &[u8], out: &mut [u8]) -> Result<(), Stopped> {
+    /// Checks the MACs of a handshake message, before any key agreement; whether the sender has proved its address with a cookie, which the first few
+    /// of a second need not. `out` holds at least [`COOKIE`] bytes.
+    pub(crate) fn check(&self, from: IpAddr, datagram: &[u8], now: Instant, out: &mut [u8]) -> Result<bool, Stopped> {
         // Counts anew if a second has passed.
         self.gate.reset_count();
+        if now.since(self.counted.get().0) >= Duration::from_secs(1) {
+            self.counted.set((now, 0));
+        }
+        let (since, before) = self.counted.get();
         match self.gate.verify_packet(Some(from), datagram, out) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.counted.set((since, before + 1));
+                Ok(before >= HANDSHAKES)
+            }
             Err(TunnResult::WriteToNetwork(cookie)) => Err(Stopped::Cookie(cookie.len())),
             Err(TunnResult::Err(error)) => Err(Stopped::Refused(reason(&error))),
             Err(_) => Err(Stopped::Refused(Reason::HandshakeRefused)),

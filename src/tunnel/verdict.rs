@@ -29,7 +29,7 @@ pub enum Verdict {
     Parked,
     /// Used up; nothing to pass on.
     Handled,
-    /// A well-formed initiation by a key that is no peer. It may be handed in again after the peer was added.
+    /// A well-formed initiation by a key that is no peer. It may be handed in again after the peer was added; if it is not, [`crate::tunnel::Gateway::ignore`].
     Unknown(PublicKey),
     /// Dropped, and counted.
     Dropped(Reason),
@@ -127,6 +127,8 @@ reasons! {
     UnderLoad = "under_load",
     /// An initiation whose stamp is not above the last one: a replay, or a peer whose clock went back.
     StaleInitiation = "stale_initiation",
+    /// An initiation by a key that is no peer's, no ticket's and no former peer's.
+    UnknownKey = "unknown_key",
     /// A handshake message that fits no handshake of ours.
     HandshakeRefused = "handshake_refused",
     /// Data under a session that has ended or never was.

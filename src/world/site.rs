@@ -7,6 +7,7 @@ use crate::budget::OBJECT_MAX;
 use crate::clock::{Instant, Now};
 use crate::kube::call::{Body, Call, Cluster, Unfit, Verb};
 use crate::kube::reply::Reply;
+use std::time::Duration;
 
 /// A cluster: its API server and its controllers.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub struct Site {
     pub api: ApiServer,
     /// The rest of it.
     pub controllers: Controllers,
+    /// How much later than usual the API server answers.
+    pub slow: Duration,
 }
 
 impl Site {
@@ -22,7 +25,7 @@ impl Site {
     pub fn new(name: &str, chance: &mut Chance) -> Self {
         let mut api = ApiServer::new(chance.split());
         let controllers = Controllers::new(&mut api, &[&format!("{name}-1")]);
-        Site { api, controllers }
+        Site { api, controllers, slow: Duration::ZERO }
     }
 
     /// Lets the cluster do what is due.

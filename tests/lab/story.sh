@@ -40,7 +40,7 @@ refuse() {
   if out=$("$@" 2>&1); then result FAIL "$what" "$(after "$t")" "it succeeded: $(tail -n 1 <<< "$out" | cut -c1-200)"; return 1
   else result ok "$what" "$(after "$t")" "$(tail -n 1 <<< "$out" | cut -c1-90)"; fi
 }
-same() { if [ "$2" = "$3" ]; then result ok "$1" 0.0 "$(cut -c1-60 <<< "$3")"; else result FAIL "$1" 0.0 "wanted '$2', got '$3'"; fi; }
+same() { if [ "$2" = "$3" ]; then result ok "$1" 0.0 "$(tr '\n' ' ' <<< "$3" | cut -c1-60)"; else result FAIL "$1" 0.0 "wanted '$2', got '$3'"; fi; }
 # The value of a field, once it is there: field home pod/x .status.podIP
 field() { local v; v=$("$1" get "${@:4}" "$2" -o "jsonpath={$3}" 2> /dev/null) && [ -n "$v" ] && echo "$v"; }
 trap 'exit $((failed > 0))' EXIT
@@ -88,7 +88,7 @@ kube() { lab kubectl "$@"; }
 id_of() { lab sluice "$1" status -o json | jq -r .id; }
 daemons_up() { local n; for n in home edge; do lab daemon pid "$n" > /dev/null 2>&1 || lab daemon start "$n"; check "$n: the daemon runs" within 60 lab sluice "$n" status; done; }
 node_ready() { kube "$1" get node "$2" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' | grep -qx True; }
-peer() { # edge|home|both [GRANT]: a ticket at home, one line at edge
+peer() { # edge|home|both [GRANT [ARGS of sluice invite]]: a ticket at home, one line at edge
   local way=$1 grant=${2:-cpu=4,memory=8Gi,pods=110} ask=() join=() ticket t
   case $way in
     edge) ask=(--provide "$grant"); consumer=edge;;
@@ -96,7 +96,7 @@ peer() { # edge|home|both [GRANT]: a ticket at home, one line at edge
     both) ask=(--consume --provide "$grant"); join=(--provide "$grant"); consumer=edge;;
   esac
   provider=$(other "$consumer")
-  ticket=$(lab sluice home invite "${ask[@]}" -o json | jq -r .ticket)
+  ticket=$(lab sluice home invite "${ask[@]}" "${@:3}" -o json | jq -r .ticket)
   case $ticket in sluice1:*) result ok "home: invite prints a ticket" 0.0 "${#ticket} characters";; *) result FAIL "home: invite prints a ticket" 0.0 "$ticket"; return 1;; esac
   t=$(stamp)
   check "edge: join with that line" within 0 lab sluice edge join "$ticket" "${join[@]}" || return 1

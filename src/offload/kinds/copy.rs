@@ -167,7 +167,7 @@ fn make(facts: &Facts, key: &Key, namespace: &str, uid: Option<Uid>) -> Make {
     let (sort, name, namespace) = (key.sort, key.name.to_string(), namespace.to_string());
     let mut marks: BTreeMap<&'static str, String> = BTreeMap::new();
     marks.insert(MANAGED, "true".into());
-    let (mut prefixes, mut images, mut node, mut reachable) = (Vec::new(), Vec::new(), String::new(), true);
+    let (mut prefixes, mut others, mut images, mut node, mut reachable) = (Vec::new(), Vec::new(), Vec::new(), String::new(), true);
     if sort == Sort::Render {
         if let Some(consumer) = facts.twins.get(&key.namespace).and_then(|p| facts.consumers.get(p)) {
             images = consumer.spec.images.clone();
@@ -184,6 +184,7 @@ fn make(facts: &Facts, key: &Key, namespace: &str, uid: Option<Uid>) -> Make {
         }
         if sort == Sort::Slice {
             prefixes = facts.pods.clone();
+            others = facts.transit.of(key.peer, &key.namespace, &key.name).to_vec();
         }
     }
     if matches!(sort, Sort::Slice | Sort::Render) {
@@ -193,7 +194,7 @@ fn make(facts: &Facts, key: &Key, namespace: &str, uid: Option<Uid>) -> Make {
         let source: Value = serde_json::from_slice(json).map_err(|_| Unfit::Refused("the object is no JSON".into()))?;
         let content: Map<String, Value> = match sort {
             Sort::Service => service::content(&source)?,
-            Sort::Slice => endpoint_slice::shadow(&source, &prefixes, &node)?,
+            Sort::Slice => endpoint_slice::shadow(&source, &prefixes, &node, &others)?,
             Sort::ConfigMap => config_map::content(&source, false)?,
             Sort::Secret => config_map::content(&source, true)?,
             _ => endpoint_slice::render(&source, &images, reachable)?.0,

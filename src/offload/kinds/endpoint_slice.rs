@@ -1,7 +1,7 @@
 //! EndpointSlices: home's own endpoints to the provider as a ShadowEndpointSlice, and there, as a real slice with the addresses under which the provider sees them.
 //!
-//! Home tells only endpoints inside its own pod prefixes and not on that provider's node: no host-network pods, no third clusters. The provider
-//! takes only addresses inside that consumer's prefixes, and blanks `ready` while the consumer cannot be reached.
+//! Home tells endpoints inside its own pod prefixes and not on that provider's node (no host-network pods), and other providers' pods under the
+//! transit addresses that `transit` allotted. The provider takes only addresses inside that consumer's prefixes, and blanks `ready` while the consumer cannot be reached.
 
 use super::pod_spec::{objects, pick};
 use crate::identity::Prefix;
@@ -9,6 +9,7 @@ use crate::kube::call::Unfit;
 use crate::offload::facts::Facts;
 use crate::offload::kind::{self, Seen, SeenView};
 use crate::offload::ownership;
+use crate::offload::transit::Pair;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -32,11 +33,12 @@ pub(crate) struct SliceView {
 
 impl SliceView {
     /// What is told to a provider: its version, and whether there is anything to tell.
-    pub(crate) fn filtered(&self, prefixes: &[Prefix], node: &str) -> (u64, bool) {
+    pub(crate) fn filtered(&self, prefixes: &[Prefix], node: &str, others: &[Pair]) -> (u64, bool) {
         let node = ownership::digest([node.as_bytes()]);
         let mut bytes = self.version.to_le_bytes().to_vec();
         let mut any = false;
-        for (address, conditions, on) in self.endpoints.iter().filter(|(a, _, on)| *on != node && prefixes.iter().any(|p| p.contains(*a))) {
+        for (address, conditions, on) in &self.endpoints {
+            let Some(address) = told(*address, *on == node, prefixes, others) else { continue };
             any = true;
             bytes.extend(address.octets());
             bytes.extend(conditions.to_le_bytes());
@@ -89,12 +91,12 @@ pub(crate) fn read(json: &[u8]) -> Result<Seen, String> {
 }
 
 /// The content of a ShadowEndpointSlice, from a slice at home.
-pub(crate) fn shadow(source: &Value, prefixes: &[Prefix], node: &str) -> Result<Map<String, Value>, Unfit> {
+pub(crate) fn shadow(source: &Value, prefixes: &[Prefix], node: &str, others: &[Pair]) -> Result<Map<String, Value>, Unfit> {
     let slice = source.as_object().ok_or_else(|| Unfit::Refused("the EndpointSlice is no JSON object".into()))?;
-    let kept = objects(slice, "endpoints").filter(|e| e.get("nodeName").and_then(Value::as_str) != Some(node));
-    let endpoints: Vec<Value> = kept
+    let endpoints: Vec<Value> = objects(slice, "endpoints")
         .filter_map(|e| {
-            let address = first_address(e).filter(|a| prefixes.iter().any(|p| p.contains(*a)))?;
+            let there = e.get("nodeName").and_then(Value::as_str) == Some(node);
+            let address = told(first_address(e)?, there, prefixes, others)?;
             Some(json!({"addresses": [address.to_string()], "conditions": e.get("conditions").cloned().unwrap_or_else(|| json!({}))}))
         })
         .collect();
@@ -131,6 +133,14 @@ pub(crate) fn render(source: &Value, images: &[(Prefix, Prefix)], reachable: boo
     Ok((out, refused))
 }
 
+/// The address under which a provider is told of an endpoint, if it is: `there`, on its own node, it is no news.
+fn told(address: Ipv4Addr, there: bool, prefixes: &[Prefix], others: &[Pair]) -> Option<Ipv4Addr> {
+    if !there && prefixes.iter().any(|p| p.contains(address)) {
+        return Some(address);
+    }
+    others.iter().find(|(_, image)| *image == address).map(|(transit, _)| *transit)
+}
+
 fn first_address(endpoint: &Map<String, Value>) -> Option<Ipv4Addr> {
     endpoint.get("addresses")?.get(0)?.as_str()?.parse().ok()
 }
@@ -147,11 +157,11 @@ mod tests {
     fn only_pods_of_this_cluster_are_told() {
         let source: Value = serde_json::from_str(include_str!("golden/slice.json")).expect("golden");
         let expected: Value = serde_json::from_str(include_str!("golden/shadow_slice.json")).expect("golden");
-        assert_eq!(Value::from(shadow(&source, &[prefix("10.42.0.0/16")], "hub").expect("content")), expected);
+        assert_eq!(Value::from(shadow(&source, &[prefix("10.42.0.0/16")], "hub", &[]).expect("content")), expected);
         let SeenView::Slice(view) = read(include_bytes!("golden/slice.json")).expect("readable").view else { panic!("a slice") };
         assert_eq!((view.endpoints.len(), view.skipped), (4, false));
-        assert!(view.filtered(&[prefix("10.42.0.0/16")], "hub").1);
-        assert!(!view.filtered(&[prefix("10.99.0.0/16")], "hub").1);
+        assert!(view.filtered(&[prefix("10.42.0.0/16")], "hub", &[]).1);
+        assert!(!view.filtered(&[prefix("10.99.0.0/16")], "hub", &[]).1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! What is not listed here does not exist on the other side: node names, priorities, host namespaces, service accounts, tokens, host paths and ports. What a
 //! pod cannot run without is refused with a word, not dropped. Called inside a running call only, by the forges of `pod` and `shadow`; never holds an object.
 
-use crate::offload::offer::{self, Amount, DEFAULT_CPU, DEFAULT_MEMORY};
+use crate::offload::offer::{self, Amount, DEFAULT_CPU, DEFAULT_MEMORY, LEAST_CPU, LEAST_MEMORY};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -65,6 +65,9 @@ const RESOURCES: &[&str] = &["cpu", "ephemeral-storage", "memory"];
 
 const TOLERATED: &[&str] = &["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
+/// The longest time a pod may take to end, in seconds.
+const GRACE_MAX: u64 = 600;
+
 /// Containers of one pod, those that initialise it counted.
 pub(crate) const CONTAINERS: usize = 64;
 
@@ -76,6 +79,7 @@ pub(crate) fn carried(spec: &Object) -> Result<Object, String> {
         }
     }
     let mut out = pick(spec, POD);
+    cut_grace(&mut out);
     out.insert("automountServiceAccountToken".into(), json!(false));
     if let Some(Value::Object(security)) = spec.get("securityContext") {
         out.insert("securityContext".into(), pick(security, POD_SECURITY).into());
@@ -185,6 +189,7 @@ fn carried_container(container: &Object, dropped: &[Value]) -> Result<Object, St
     for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(Value::Object(probe)) = container.get(key) {
             let mut kept = pick(probe, PROBE);
+            cut_grace(&mut kept);
             kept.extend(handler(probe));
             out.insert(key.into(), kept.into());
         }
@@ -225,19 +230,66 @@ fn handler(from: &Object) -> Object {
     out
 }
 
-/// Gives every container the requests it is counted with, so that what is counted is what the scheduler sees.
-pub(crate) fn fill_requests(spec: &mut Object) {
+/// A pod that is told to end does so: how long it may take is bounded, or it would outlive its peering.
+fn cut_grace(of: &mut Object) {
+    if let Some(grace) = of.get_mut("terminationGracePeriodSeconds")
+        && grace.as_f64().is_some_and(|seconds| seconds > GRACE_MAX as f64)
+    {
+        *grace = json!(GRACE_MAX);
+    }
+}
+
+/// Gives every container the requests it is counted with, so that what is counted is what the scheduler sees, and a limit where it has none or a larger one:
+/// none can use more than the whole of what was granted.
+pub(crate) fn fill_resources(spec: &mut Object, grant: Amount) {
     for list in ["initContainers", "containers"] {
         let Some(Value::Array(containers)) = spec.get_mut(list) else { continue };
         for container in containers.iter_mut().filter_map(Value::as_object_mut) {
             let resources = container.entry("resources").or_insert_with(|| json!({}));
-            for (name, default) in [("cpu", offer::cpu_text(DEFAULT_CPU)), ("memory", offer::memory_text(DEFAULT_MEMORY))] {
-                if resources["requests"].get(name).is_none() {
-                    let limit = resources["limits"].get(name).cloned();
-                    resources["requests"][name] = limit.unwrap_or_else(|| default.into());
+            for (name, text, granted) in [("cpu", offer::cpu_text as fn(u64) -> String, grant.cpu), ("memory", offer::memory_text, grant.memory)] {
+                let measure = Measure::of(name);
+                let (request, limit) = (measure.read(resources["requests"].get(name)), measure.read(resources["limits"].get(name)));
+                let counted = measure.counted(request, limit);
+                if request != Some(counted) {
+                    resources["requests"][name] = json!(text(counted));
+                }
+                let most = granted.max(counted);
+                if limit.is_none_or(|limit| limit > most || limit < counted) {
+                    resources["limits"][name] = json!(text(limit.unwrap_or(most).clamp(counted, most)));
                 }
             }
         }
+    }
+}
+
+/// How one resource of a container is read and counted.
+struct Measure {
+    digits: u32,
+    default: u64,
+    least: u64,
+}
+
+impl Measure {
+    fn of(name: &str) -> Measure {
+        match name {
+            "cpu" => Measure { digits: 3, default: DEFAULT_CPU, least: LEAST_CPU },
+            _ => Measure { digits: 0, default: DEFAULT_MEMORY, least: LEAST_MEMORY },
+        }
+    }
+
+    /// An amount that is given: zero is none, for Kubernetes takes a limit of zero for no limit. What cannot be read is more than anybody has.
+    fn read(&self, value: Option<&Value>) -> Option<u64> {
+        let amount = match value? {
+            Value::String(text) => offer::quantity(text, self.digits).unwrap_or(u64::MAX),
+            Value::Number(number) => offer::quantity(&number.to_string(), self.digits).unwrap_or(u64::MAX),
+            _ => u64::MAX,
+        };
+        (amount > 0).then_some(amount)
+    }
+
+    /// What a container counts as: its request, without one its limit, as Kubernetes has it; without either a default; and never nothing.
+    fn counted(&self, request: Option<u64>, limit: Option<u64>) -> u64 {
+        request.or(limit).unwrap_or(self.default).max(self.least)
     }
 }
 
@@ -272,21 +324,17 @@ impl Counted {
         Counted { restart_policy: String::new(), containers: Some(vec![container]), init_containers: None }
     }
 
-    /// What the pod uses of a grant, as the scheduler counts it. What cannot be read counts as more than anybody has.
+    /// What the pod takes of a grant: its requests, put together as the scheduler does. What cannot be read counts as more than anybody has.
     pub(crate) fn amount(&self) -> Amount {
         let of = |c: &CountedContainer| {
-            let read = |name: &str, digits: u32, default: u64| {
+            let counted = |name: &str| {
                 let resources = c.resources.as_ref();
-                let request = resources.and_then(|r| r.requests.as_ref()?.get(name).or_else(|| r.limits.as_ref()?.get(name)));
+                let request = resources.and_then(|r| r.requests.as_ref()?.get(name));
                 let limit = resources.and_then(|r| r.limits.as_ref()?.get(name));
-                match request.or(limit) {
-                    None => default,
-                    Some(Value::String(text)) => offer::quantity(text, digits).unwrap_or(u64::MAX),
-                    Some(Value::Number(number)) => offer::quantity(&number.to_string(), digits).unwrap_or(u64::MAX),
-                    Some(_) => u64::MAX,
-                }
+                let measure = Measure::of(name);
+                measure.counted(measure.read(request), measure.read(limit))
             };
-            Amount { cpu: read("cpu", 3, DEFAULT_CPU), memory: read("memory", 0, DEFAULT_MEMORY), pods: 0 }
+            Amount { cpu: counted("cpu"), memory: counted("memory"), pods: 0 }
         };
         let sidecar = |c: &&CountedContainer| c.restart_policy.as_deref() == Some("Always");
         let init = || self.init_containers.iter().flatten();
@@ -378,19 +426,57 @@ mod tests {
         assert_eq!(out["containers"][0]["volumeMounts"], json!([{"name": "tmp", "mountPath": "/tmp"}]));
     }
 
+    const GRANT: Amount = Amount { cpu: 4000, memory: 8 << 30, pods: 10 };
+
     #[test]
-    fn requests_are_counted_as_the_scheduler_counts_and_given_where_absent() {
-        let spec = json!({"containers": [{"resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "64Mi"}}}, {}],
+    fn requests_are_counted_and_limits_end_at_the_grant() {
+        let spec = json!({"containers": [{"resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "64Mi"}}}, {}, {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "64"}}}],
             "initContainers": [{"resources": {"requests": {"cpu": "2"}}}, {"restartPolicy": "Always", "resources": {"requests": {"cpu": "50m", "memory": "1Mi"}}}]});
         let counted: Counted = serde_json::from_value(spec.clone()).expect("counted");
-        assert_eq!(counted.amount(), Amount { cpu: 2050, memory: (64 + 128 + 1) << 20, pods: 1 });
+        assert_eq!(counted.amount(), Amount { cpu: 2050, memory: (64 + 128 + 128 + 32) << 20, pods: 1 });
         let mut filled = object(spec);
-        fill_requests(&mut filled);
-        assert_eq!(filled["containers"][0]["resources"]["requests"], json!({"cpu": "250m", "memory": "64Mi"}));
-        assert_eq!(filled["containers"][1]["resources"]["requests"], json!({"cpu": "100m", "memory": "128Mi"}));
+        fill_resources(&mut filled, GRANT);
+        assert_eq!(filled["containers"][0]["resources"], json!({"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"cpu": "4", "memory": "64Mi"}}));
+        assert_eq!(filled["containers"][1]["resources"], json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "4", "memory": "8Gi"}}));
+        assert_eq!(filled["containers"][2]["resources"]["requests"]["cpu"], "100m");
+        assert_eq!(filled["containers"][2]["resources"]["limits"]["cpu"], "4");
+        assert_eq!(filled["initContainers"][1]["resources"]["requests"], json!({"cpu": "50m", "memory": "32Mi"}));
         let again: Counted = serde_json::from_value(filled.into()).expect("counted");
         assert_eq!(again.amount(), counted.amount());
         let nonsense: Counted = serde_json::from_value(json!({"containers": [{"resources": {"requests": {"cpu": "lots"}}}]})).expect("counted");
         assert_eq!(nonsense.amount().cpu, u64::MAX);
+    }
+
+    #[test]
+    fn nothing_is_free() {
+        for resources in [
+            json!({"requests": {"cpu": "0", "memory": 0}}),
+            json!({"limits": {"cpu": "0", "memory": "0.0"}}),
+            json!({"requests": {"cpu": "0m"}, "limits": {"memory": "0Ki"}}),
+        ] {
+            let mut spec = object(json!({"containers": [{"resources": resources}]}));
+            let counted: Counted = serde_json::from_value(spec.clone().into()).expect("counted");
+            assert_eq!(counted.amount(), Amount { cpu: DEFAULT_CPU, memory: DEFAULT_MEMORY, pods: 1 }, "{resources}");
+            fill_resources(&mut spec, GRANT);
+            assert_eq!(spec["containers"][0]["resources"]["limits"], json!({"cpu": "4", "memory": "8Gi"}), "{resources}");
+            assert_eq!(spec["containers"][0]["resources"]["requests"], json!({"cpu": "100m", "memory": "128Mi"}), "{resources}");
+        }
+        let mut tiny = object(json!({"containers": [{"resources": {"requests": {"cpu": "1n", "memory": "1"}, "limits": {"cpu": "1m", "memory": "1"}}}]}));
+        fill_resources(&mut tiny, GRANT);
+        assert_eq!(tiny["containers"][0]["resources"]["requests"], json!({"cpu": "20m", "memory": "32Mi"}));
+        assert_eq!(tiny["containers"][0]["resources"]["limits"], json!({"cpu": "20m", "memory": "32Mi"}));
+    }
+
+    #[test]
+    fn no_pod_takes_for_ever_to_end() {
+        let spec = object(json!({"terminationGracePeriodSeconds": 1_000_000_000_u64,
+            "containers": [{"name": "c", "livenessProbe": {"exec": {"command": ["x"]}, "terminationGracePeriodSeconds": 1e12}}]}));
+        let out = Value::from(carried(&spec).expect("carried"));
+        assert_eq!(
+            (&out["terminationGracePeriodSeconds"], &out["containers"][0]["livenessProbe"]["terminationGracePeriodSeconds"]),
+            (&json!(600), &json!(600))
+        );
+        let short = carried(&object(json!({"terminationGracePeriodSeconds": 5, "containers": [{"name": "c"}]}))).expect("carried");
+        assert_eq!(short["terminationGracePeriodSeconds"], json!(5));
     }
 }

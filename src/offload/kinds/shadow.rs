@@ -268,10 +268,10 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut ShadowRow, now: Now) 
             if let Some(why) = why {
                 return refuse(row, &uid, path, &why);
             }
-            let (origin, here) = (consumer.spec.cluster.clone(), facts.home.clone());
+            let (origin, here, grant) = (consumer.spec.cluster.clone(), facts.home.clone(), consumer.spec.grant);
             let (name, namespace) = (key.name.to_string(), key.namespace.to_string());
             hold(facts, key, row, amount);
-            let make = Box::new(move |json: &[u8]| pod(json, &uid, amount, &name, &namespace, &origin, &here));
+            let make = Box::new(move |json: &[u8]| pod(json, &uid, (amount, grant), &name, &namespace, &origin, &here));
             Step::Do(Op::Create, calls::create_from(Cluster::Home, &PODS, &key.namespace, Cluster::Home, path, make))
         }
     }
@@ -369,7 +369,7 @@ fn tell(key: &Key, row: &mut ShadowRow, why: &str) -> Next {
 }
 
 /// The Pod for a ShadowPod.
-fn pod(json: &[u8], uid: &Uid, amount: Amount, name: &str, namespace: &str, origin: &ClusterId, here: &ClusterId) -> Result<String, Unfit> {
+fn pod(json: &[u8], uid: &Uid, (amount, grant): (Amount, Amount), name: &str, namespace: &str, origin: &ClusterId, here: &ClusterId) -> Result<String, Unfit> {
     let shadow: Value = serde_json::from_slice(json).map_err(|_| Unfit::Refused("the ShadowPod is no JSON".into()))?;
     if shadow["metadata"]["uid"].as_str() != Some(uid) {
         return Err(Unfit::Changed);
@@ -381,7 +381,7 @@ fn pod(json: &[u8], uid: &Uid, amount: Amount, name: &str, namespace: &str, orig
     }
     let spec = shadow["spec"]["pod"].as_object().ok_or_else(|| Unfit::Refused("the ShadowPod has no spec.pod".into()))?;
     let mut spec = pod_spec::carried(spec).map_err(Unfit::Refused)?;
-    pod_spec::fill_requests(&mut spec);
+    pod_spec::fill_resources(&mut spec, grant);
     let meta = shadow.get("metadata");
     let mut labels = pod_spec::keys(meta, "labels", |_| true);
     let node = shadow["metadata"]["labels"][NODE_NAME].as_str().unwrap_or_default();
@@ -408,13 +408,14 @@ fn pod(json: &[u8], uid: &Uid, amount: Amount, name: &str, namespace: &str, orig
 mod tests {
     use super::*;
 
+    const GRANT: Amount = Amount { cpu: 4000, memory: 8 << 30, pods: 10 };
     const SHADOW: &[u8] = include_bytes!("golden/shadow_pod_at_provider.json");
 
     #[test]
     fn a_shadow_pod_becomes_the_pod_of_the_golden_file() {
         let SeenView::Shadow(view) = read_shadow(SHADOW).expect("readable").view else { panic!("a ShadowPod") };
         let (origin, here) = ("edge".parse().expect("an ID"), "hub".parse().expect("an ID"));
-        let made = pod(SHADOW, &view.uid, view.amount, "web-1", "shop-edge", &origin, &here).expect("made");
+        let made = pod(SHADOW, &view.uid, (view.amount, GRANT), "web-1", "shop-edge", &origin, &here).expect("made");
         let expected: Value = serde_json::from_str(include_str!("golden/pod.json")).expect("golden");
         assert_eq!(serde_json::from_str::<Value>(&made).expect("JSON"), expected);
         let SeenView::MadePod(back) = read_made(made.replace("\"metadata\":{", "\"metadata\":{\"uid\":\"p\",").as_bytes()).expect("readable").view else {
@@ -422,7 +423,7 @@ mod tests {
         };
         assert_eq!((back.amount, back.shadow), (view.amount, view.uid.clone()));
         let more = Amount { cpu: 1, ..view.amount };
-        assert_eq!(pod(SHADOW, &view.uid, more, "web-1", "shop-edge", &origin, &here), Err(Unfit::Changed));
+        assert_eq!(pod(SHADOW, &view.uid, (more, GRANT), "web-1", "shop-edge", &origin, &here), Err(Unfit::Changed));
     }
 
     #[test]
@@ -454,7 +455,7 @@ mod tests {
         for (containers, word) in [(json!([{"name": "c", "image": "i", "env": env}]), "bytes"), (many.into(), "containers")] {
             let json = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"pod": {"containers": containers}}}).to_string();
             let SeenView::Shadow(view) = read_shadow(json.as_bytes()).expect("seen").view else { panic!("a ShadowPod") };
-            let refused = pod(json.as_bytes(), &view.uid, view.amount, "p", "n", &origin, &here);
+            let refused = pod(json.as_bytes(), &view.uid, (view.amount, GRANT), "p", "n", &origin, &here);
             assert!(matches!(&refused, Err(Unfit::Refused(why)) if why.contains(word)), "{word}");
         }
     }

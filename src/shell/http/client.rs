@@ -10,6 +10,7 @@ use ureq_proto::http::{self, HeaderValue, header};
 use ureq_proto::{BodyMode, client};
 
 use super::connection::{Connection, Fault};
+use crate::clock::WallTime;
 
 /// What a client may ask with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Response {
     pub status: u16,
     /// `Retry-After` in seconds.
     pub retry_after: Option<u64>,
+    /// `Date`, the server's clock.
+    pub date: Option<WallTime>,
     body: Option<Call<RecvBody>>,
     reusable: bool,
 }
@@ -202,7 +205,8 @@ impl Response {
     fn new(call: Call<RecvResponse>, head: &http::Response<()>) -> Result<Response, Fault> {
         let status = head.status().as_u16();
         let retry_after = head.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.trim().parse().ok());
-        let mut response = Response { status, retry_after, body: None, reusable: false };
+        let date = head.headers().get(header::DATE).and_then(|v| v.to_str().ok()).and_then(WallTime::parse_http);
+        let mut response = Response { status, retry_after, date, body: None, reusable: false };
         match call.proceed() {
             Some(RecvResponseResult::RecvBody(body)) => response.body = Some(body),
             Some(RecvResponseResult::Cleanup(call)) => response.reusable = !call.must_close_connection(),

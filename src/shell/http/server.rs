@@ -88,13 +88,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Answers with a JSON body and says that the connection will be closed; an empty body to an approved CONNECT opens the tunnel.
     pub async fn answer(&mut self, turn: Turn, status: u16, body: &[u8], limit: Duration) -> Result<(), Fault> {
-        timeout(limit, self.reply(turn, status, body)).await.map_err(|_| Fault::Slow("sending the answer"))?
+        self.answer_as(turn, status, "application/json", body, limit).await
     }
 
-    async fn reply(&mut self, Turn(reply): Turn, status: u16, body: &[u8]) -> Result<(), Fault> {
+    /// As [`Connection::answer`], with a body of another type.
+    pub async fn answer_as(&mut self, turn: Turn, status: u16, media: &'static str, body: &[u8], limit: Duration) -> Result<(), Fault> {
+        timeout(limit, self.reply(turn, status, media, body)).await.map_err(|_| Fault::Slow("sending the answer"))?
+    }
+
+    async fn reply(&mut self, Turn(reply): Turn, status: u16, media: &'static str, body: &[u8]) -> Result<(), Fault> {
         let mut response = http::Response::builder().status(status);
         if !body.is_empty() {
-            response = response.header(header::CONTENT_TYPE, "application/json").header(header::CONTENT_LENGTH, body.len());
+            response = response.header(header::CONTENT_TYPE, media).header(header::CONTENT_LENGTH, body.len());
             response = response.header(header::CONNECTION, "close");
         }
         let response = response.body(()).map_err(|e| Fault::Bad(e.to_string()))?;

@@ -31,7 +31,9 @@ pub struct Controllers {
     planned: BTreeSet<Task>,
     looked_at: Option<(u64, bool)>,
     /// Leases grow old without anybody writing, so nodes are looked at every 10 s.
-    nodes_looked_at: i64,
+    nodes_looked_at: Instant,
+    /// The greatest time seen in a node's lease, and when it was first seen: what the lease says is never compared with a clock.
+    renewed: BTreeMap<String, (WallTime, Instant)>,
     addresses: u16,
     placed: usize,
 }
@@ -113,7 +115,7 @@ impl Controllers {
             self.planned.remove(&task);
             let Some(object) = server.store.at(&task.key).cloned().filter(|o| o["metadata"]["uid"] == task.uid) else { continue };
             // What was planned may be moot by now.
-            if self.wanted(server, &uids(server), &task.key, &object).contains(&task.what) {
+            if self.wanted(server, &uids(server), &task.key, &object, now).contains(&task.what) {
                 self.carry_out(server, &task, &object);
             }
             self.looked_at = None;
@@ -129,14 +131,15 @@ impl Controllers {
     fn look(&mut self, server: &mut ApiServer, now: Now) {
         let at = Some((server.store.touched(), self.kubelets_down));
         let whole = self.looked_at != at;
-        if !whole && self.nodes_looked_at == now.wall.0 / 10 {
+        if !whole && now.mono.since(self.nodes_looked_at) < Duration::from_secs(10) {
             return;
         }
-        (self.looked_at, self.nodes_looked_at) = (at, now.wall.0 / 10);
+        (self.looked_at, self.nodes_looked_at) = (at, now.mono);
+        self.look_at_leases(server, now);
         let alive = uids(server);
         let mut found = BTreeMap::new();
         for (key, object) in server.store.everything().filter(|(k, _)| whole || k.resource == "nodes") {
-            for what in self.wanted(server, &alive, key, object) {
+            for what in self.wanted(server, &alive, key, object, now) {
                 let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
                 let ends = if what == What::End { ends_after(object).unwrap_or(0) } else { 0 };
                 found.insert(Task { what, key: key.clone(), uid }, ends);
@@ -157,13 +160,38 @@ impl Controllers {
         }
     }
 
+    /// Takes down which leases have been renewed: those whose time is greater than any before it.
+    fn look_at_leases(&mut self, server: &ApiServer, now: Now) {
+        let times: Vec<(String, WallTime)> = server
+            .store
+            .everything()
+            .filter(|(k, _)| k.resource == "nodes")
+            .filter_map(|(k, _)| {
+                let lease = server.store.at(&Key::new("leases.coordination.k8s.io", "kube-node-lease", &k.name))?;
+                Some((k.name.clone(), WallTime::parse(lease["spec"]["renewTime"].as_str()?)?))
+            })
+            .collect();
+        self.renewed.retain(|name, _| server.store.at(&Key::new("nodes", "", name)).is_some());
+        for (name, time) in times {
+            let seen = self.renewed.entry(name).or_insert((time, now.mono));
+            if seen.0 < time {
+                *seen = (time, now.mono);
+            }
+        }
+    }
+
+    /// Whether a Ready node's lease has not been renewed for 40 s.
+    fn lost(&self, key: &Key, node: &Value, now: Now) -> bool {
+        ready(node) && self.renewed.get(&key.name).is_none_or(|(_, at)| now.mono.since(*at) > Duration::from_secs(40))
+    }
+
     /// What is to be done for the object as it is.
-    fn wanted(&self, server: &ApiServer, alive: &BTreeSet<String>, key: &Key, object: &Rc<Value>) -> Vec<What> {
+    fn wanted(&self, server: &ApiServer, alive: &BTreeSet<String>, key: &Key, object: &Rc<Value>, now: Now) -> Vec<What> {
         let mut out = Vec::new();
         match key.resource.as_str() {
             "pods" => out.extend(self.wanted_for_pod(server, object)),
             "namespaces" if terminating(object) && !server.store.everything().any(|(k, _)| k.namespace == key.name) => out.push(What::Close),
-            "nodes" if !self.nodes.contains(&key.name) => out.extend(lost(server, key, object).then_some(What::Lose)),
+            "nodes" if !self.nodes.contains(&key.name) => out.extend(self.lost(key, object, now).then_some(What::Lose)),
             "replicasets.apps" if !terminating(object) && scale(server, object) != 0 => out.push(What::Scale),
             "services" if object["spec"].get("selector").is_some() && slice_key_and_body(server, object).is_some() => out.push(What::Slice),
             _ => {}
@@ -278,13 +306,6 @@ fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
 
 fn ready(object: &Value) -> bool {
     conditions(object).any(|c| c["type"] == "Ready" && c["status"] == "True")
-}
-
-/// Whether a Ready node's lease has not been renewed for 40 s.
-fn lost(server: &ApiServer, key: &Key, node: &Value) -> bool {
-    let lease = server.store.at(&Key::new("leases.coordination.k8s.io", "kube-node-lease", &key.name));
-    let renewed = lease.and_then(|l| WallTime::parse(l["spec"]["renewTime"].as_str()?));
-    ready(node) && renewed.is_none_or(|at| server.wall.0 - at.0 > 40)
 }
 
 /// The first toleration that matches decides; one without seconds is for ever.

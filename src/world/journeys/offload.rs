@@ -76,7 +76,8 @@ fn prefix(text: &str) -> Prefix {
 }
 
 fn agent(site: usize, seed: u64, clock: &Clock) -> Agent {
-    let spec = AgentSpec { cluster: NAMES[site].parse().expect("an ID"), pods: vec![prefix("10.42.0.0/16")], kubelet_version: "v1.37.0".into(), seed };
+    let (cluster, pods) = (NAMES[site].parse().expect("an ID"), vec![prefix("10.42.0.0/16")]);
+    let spec = AgentSpec { cluster, pods, transit: None, kubelet_version: "v1.37.0".into(), seed };
     let mut agent = Agent::new(spec, clock.now());
     let grant = Amount { cpu: 8_000, memory: 8 << 30, pods: 50 };
     let tenant_namespace = "liqo-tenant-edge".to_owned();

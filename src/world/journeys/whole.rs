@@ -196,7 +196,7 @@ impl Journey {
                     self.tell(&format!("{what} -> {}", &said[..said.len().min(60)]));
                 }
                 if alive {
-                    let at = self.soon();
+                    let at = self.soon() + self.sites[which].slow;
                     self.due.put(at, (which, life, Due::Reply(owner, reply)));
                 }
             }

@@ -3,15 +3,19 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{HUB, Journey, NAMES, start};
+use crate::kube::call::Verb;
 use crate::world::api_server::Faults;
+use crate::world::clock::BEGIN;
 use crate::world::net::Weather;
 
 impl Journey {
     pub(super) fn mishap(&mut self) {
         let which = self.chance.below(self.machines.len() as u64) as usize;
         let joiner = 1 + self.chance.below(self.machines.len() as u64 - 1) as usize;
-        match self.chance.below(10) {
+        match self.chance.below(16) {
             0 => {
                 let mut rate = || self.chance.below(120) as u16;
                 let faults = Faults { down: false, throttled: rate(), failed: rate(), answer_lost: rate(), conflict: rate() / 2, cut: rate() / 3 };
@@ -58,10 +62,43 @@ impl Journey {
                 self.machines[which].disk_fails = self.chance.below(700) as u16;
                 self.tell(&format!("{} has a bad disk", NAMES[which]));
             }
-            _ => {
+            9 => {
                 self.clock.set_off(self.chance.below(7200) as i64 - 3600);
                 self.tell("the clock is set");
             }
+            10 => {
+                let off = self.chance.pick(&[-BEGIN.0, 10 * 366 * 86_400]).copied().unwrap_or_default();
+                self.clock.set_off(off);
+                self.tell("the clock is years off");
+            }
+            11 => {
+                // What was not looked at yet must be, before it is forgotten.
+                self.check();
+                self.sites[which].api.store.forget(0);
+                let mut feeds: Vec<_> = self.machines.iter_mut().flat_map(|m| m.feeds.values_mut()).collect();
+                feeds.iter_mut().filter(|f| f.site == which).for_each(|f| f.broken = true);
+                self.tell(&format!("{} has lost its history, and ends all watches", NAMES[which]));
+            }
+            12 => {
+                self.sites[which].slow = Duration::from_secs(2);
+                self.tell(&format!("{} is slow", NAMES[which]));
+            }
+            13 => {
+                self.machines[which].disk_fails = 1000;
+                self.tell(&format!("{} has no room on its disk", NAMES[which]));
+            }
+            14 => {
+                let bound: Vec<String> = self.sites[which]
+                    .api
+                    .store
+                    .all("rolebindings.rbac.authorization.k8s.io", "")
+                    .map(|(k, _)| format!("{}/rolebindings/{}", k.namespace, k.name))
+                    .collect();
+                if let Some(path) = self.chance.pick(&bound) {
+                    self.user(which, Verb::Delete, &format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{path}"), &Value::Null);
+                }
+            }
+            _ => drop(self.user(joiner, Verb::Delete, "/api/v1/nodes/hub", &Value::Null)),
         }
     }
 
@@ -85,6 +122,7 @@ impl Journey {
         for joiner in std::mem::take(&mut self.cut) {
             self.net.mend(self.machines[HUB].host, self.machines[joiner].host);
         }
+        self.sites.iter_mut().for_each(|s| s.slow = Duration::ZERO);
         self.machines.iter_mut().for_each(|m| m.disk_fails = 0);
     }
 
