@@ -107,7 +107,7 @@ kill -KILL "$run"; wait $pid; pid=
 check "the TUN is gone, the table is left"         '! on ip link show sluice0 > /dev/null 2>&1 && on nft list table ip sluice > /dev/null'
 on "$fabric" sluice0 > "$out/fourth" 2>&1 & pid=$!
 until_true 'grep -q ^up: "$out/fourth"'; run=$(pgrep -P $pid || echo $pid)
-check "one whole table again"                      '[ "$(on nft list table ip sluice | grep -c comment)" = 8 ]'
+check "one whole table again"                      '[ "$(on nft list table ip sluice | grep -c comment)" = 9 ]'
 on ip link del sluice0
 check "an interface taken away is noticed"         'until_true "grep -q \"tun_gone: true\|^refused\" \"$out/fourth\""'
 sed 's/^/      /' "$out/third" "$out/fourth" | cut -c1-220

@@ -584,7 +584,7 @@ pub(super) fn pod(name: &str, image: &str) -> Value {
 
 /// The tests run side by side, so each walks half of the seeds.
 fn walk_half(odd: u64) {
-    walk_seeds(seeds(300).filter(|seed| seed % 2 == odd), |script| Journey::new(script).walk());
+    walk_seeds(seeds(400).filter(|seed| seed % 2 == odd), |script| Journey::new(script).walk());
 }
 
 #[test]

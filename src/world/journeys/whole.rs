@@ -309,7 +309,7 @@ impl Journey {
 
 /// The tests run side by side, so each walks half of the seeds.
 fn walk_half(odd: u64) {
-    walk_seeds(seeds(300).filter(|seed| seed % 2 == odd), |script| Journey::new(script).walk());
+    walk_seeds(seeds(600).filter(|seed| seed % 2 == odd), |script| Journey::new(script).walk());
 }
 
 #[test]

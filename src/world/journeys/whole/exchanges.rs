@@ -172,6 +172,11 @@ impl Journey {
         match (whose, outcome) {
             (Whose::Ask(ask), Some(Outcome::Answer(status, body))) => edge.handle_answer(ask, Ok((status, body)), now),
             (Whose::Ask(ask), _) => edge.handle_answer(ask, Err("the connection broke".into()), now),
+            // As the shell does it: the notice says whose credential it was, the call may have been another's.
+            (Whose::Call(owner), Some(Outcome::Reply(Reply::Unauthorized))) => {
+                edge.handle_unauthorized(peer, now);
+                edge.handle_reply(owner, Reply::Unreachable("the credential is not accepted".into()), now);
+            }
             (Whose::Call(owner), Some(Outcome::Reply(reply))) => edge.handle_reply(owner, reply, now),
             (Whose::Call(owner), Some(Outcome::Refused(why))) => edge.handle_reply(owner, Reply::Unreachable(why), now),
             (Whose::Call(owner), _) => edge.handle_reply(owner, Reply::Unreachable("no answer in time".into()), now),
