@@ -10,12 +10,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::log::{chain, log};
 use super::pump::{Core, Pump};
 use super::tun::Tun;
-use super::udp::Udp;
+use super::udp::{Sends, Udp};
 use super::upkeep::{Upkeep, Wanted};
 use super::{link, time};
-use crate::cli::tunnel_config::{Endpoint, PeerConfig, TunnelConfig};
+use crate::cli::tunnel_config::{Endpoint, Offload, PeerConfig, TunnelConfig};
 use crate::clock::Now;
-use crate::edge::{Addresses, Checksum, Gateway, PeerSpec, Verdict};
+use crate::edge::{Addresses, Checksum, Gateway, Joins, PeerSpec, Verdict};
 use crate::identity::{End, PeerId, Prefix};
 
 /// How often a look is taken at the device's routes, and at timers that are not due earlier.
@@ -47,8 +47,15 @@ impl Core for Gateway {
 }
 
 async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
-    let udp = Udp::bind(config.listen_port.unwrap_or(0)).map_err(|e| chain(&e).to_string())?;
-    let tun = Tun::open(interface).map_err(|e| chain(&e).to_string())?;
+    let offload = config.offload;
+    let sends = if offload.gso { Sends::Parted } else { Sends::Many };
+    let udp = Udp::bind_with(config.listen_port.unwrap_or(0), sends, offload.gro).map_err(|e| chain(&e).to_string())?;
+    let joins = match offload {
+        Offload { tso: true, uso: true, .. } => Joins::TcpAndUdp,
+        Offload { tso: true, .. } => Joins::Tcp,
+        _ => Joins::None,
+    };
+    let tun = Tun::open_with(interface, joins).map_err(|e| chain(&e).to_string())?;
     let mut pump = Pump::new(udp, tun);
     let (now, system) = (time::now(), time::wall());
     let mut gateway = Gateway::new(&config.secret, now, now.wall, system);

@@ -1,5 +1,7 @@
 //! The gateway's UDP socket: one port for IPv4 and IPv6, read and written in batches.
 //!
+//! Datagrams of one size to one destination go to the kernel as one, which parts them (`UDP_SEGMENT`); where it will not, several go with
+//! one call (`sendmmsg`), and where there is no such call, one by one. Those that come may be joined by the kernel (`UDP_GRO`).
 //! Called by the driver alone. Addresses leave here in their plain form (an IPv4 sender is an IPv4 address, whatever the
 //! socket's family). It decides nothing; what the kernel does not take is lost, as the network loses packets.
 
@@ -11,8 +13,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::shell::buffers::Batch;
-use crate::shell::syscall;
+use crate::budget::{BATCH_BYTES, BATCHES};
+use crate::shell::buffers::{Incoming, Outgoing, Run};
+use crate::shell::syscall::{self, PARCELS, Parcel};
 
 /// What the kernel may queue for us in each direction, in bytes; as much of it as the machine grants.
 const QUEUE: usize = 2 * 1024 * 1024;
@@ -21,6 +24,20 @@ const QUEUE: usize = 2 * 1024 * 1024;
 pub struct Udp {
     socket: AsyncFd<UdpSocket>,
     both: bool,
+    sends: Sends,
+    /// Whether several batches are received with one call.
+    many: bool,
+}
+
+/// How datagrams are sent; each is the next one's better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sends {
+    /// One by one.
+    One,
+    /// Several with one call.
+    Many,
+    /// Several as one, which the kernel parts.
+    Parted,
 }
 
 /// Why there is no socket.
@@ -61,6 +78,14 @@ impl Udp {
     /// # Errors
     /// [`UdpError`] says what is in the way.
     pub fn bind(port: u16) -> Result<Udp, UdpError> {
+        Udp::bind_with(port, Sends::Parted, true)
+    }
+
+    /// The same, with no better way of sending than `sends`, and datagrams joined by the kernel only if `joined`.
+    ///
+    /// # Errors
+    /// As [`Udp::bind`].
+    pub fn bind_with(port: u16, sends: Sends, joined: bool) -> Result<Udp, UdpError> {
         let refused = |why: io::Error| if why.kind() == io::ErrorKind::AddrInUse { UdpError::Taken(port) } else { UdpError::Kernel(port, why) };
         let (socket, both) = match bound(port, true) {
             Ok(socket) => (socket, true),
@@ -68,8 +93,10 @@ impl Udp {
             Err(_) => (bound(port, false).map_err(refused)?, false),
         };
         enlarge(&socket);
+        // Linux 5.0 and later; without, every datagram comes alone.
+        let _ = joined && syscall::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         let socket = syscall::watched(socket.into()).map_err(|why| UdpError::Kernel(port, why))?;
-        Ok(Udp { socket, both })
+        Ok(Udp { socket, both, sends, many: true })
     }
 
     /// The port.
@@ -88,35 +115,98 @@ impl Udp {
         self.socket.readable().await.map(|mut guard| guard.retain_ready())
     }
 
-    /// Reads datagrams and their senders into the free slots of `batch`, at most `limit`, until the kernel has none; says how many came.
-    /// One longer than a slot is cut there, and no longer opens.
-    ///
-    /// # Errors
-    /// The first error other than "none now"; datagrams read before it are in the batch.
-    pub fn read_batch(&self, batch: &mut Batch<SocketAddr>, limit: usize) -> io::Result<usize> {
-        for count in 0..limit {
-            match batch.fill(|slot| self.socket.try_io(Interest::READABLE, |socket| socket.recv_from(slot)).map(|(length, from)| (length, plain(from)))) {
-                Ok(true) => {}
-                Ok(false) => return Ok(count),
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(count),
-                Err(why) => return Err(why),
+    /// Receives what one call brings; says how many batches that is, and whether there may be more.
+    /// A datagram longer than a batch is cut there, and no longer opens.
+    pub fn receive(&mut self, incoming: &mut Incoming) -> (usize, bool) {
+        let (bytes, received) = incoming.batches();
+        let (mut count, many) = (0, self.many);
+        let done = self.socket.try_io(Interest::READABLE, |socket| {
+            count = syscall::receive_many(socket, bytes, BATCH_BYTES, many, received)?;
+            // Fewer than there is room for: the queue is empty, and the runtime may wait for the next.
+            if many && count < BATCHES { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        for batch in &mut received[..count] {
+            batch.from = batch.from.map(plain);
+        }
+        match done {
+            Ok(()) => (count, true),
+            Err(why) if why.raw_os_error() == Some(libc::ENOSYS) => {
+                self.many = false;
+                (0, many)
+            }
+            // Otherwise an error of one datagram (an ICMP answer to an earlier one of ours, say); the next call goes on.
+            Err(_) => (count, false),
+        }
+    }
+
+    /// Sends all that was gathered; says how many datagrams the kernel did not take (its queue is full, no route, ...): they are lost.
+    pub fn send(&mut self, outgoing: &Outgoing) -> u64 {
+        let (mut runs, mut lost) = (outgoing.runs(), 0);
+        while !runs.is_empty() {
+            let sent = match self.sends {
+                Sends::Parted => self.send_runs(outgoing, runs),
+                Sends::Many | Sends::One => Err(io::ErrorKind::Unsupported.into()),
+            };
+            match sent {
+                Ok(sent) => runs = &runs[sent..],
+                Err(why) => {
+                    // Only the first is refused. EIO: the link does not sum up checksums, and so cannot part. EINVAL, EMSGSIZE: too
+                    // long for the link when parted, or the kernel is too old; one by one they may be cut into fragments.
+                    let (first, rest) = (&runs[0], &runs[1..]);
+                    let whole = why.raw_os_error();
+                    if first.count > 1 && matches!(whole, Some(libc::EIO)) || matches!(whole, Some(libc::ENOSYS)) {
+                        self.sends = Sends::Many;
+                    }
+                    let again = self.sends != Sends::Parted || first.count > 1 && matches!(whole, Some(libc::EINVAL | libc::EMSGSIZE));
+                    lost += if again { self.send_each(outgoing, first) } else { first.count as u64 };
+                    runs = rest;
+                }
             }
         }
-        Ok(limit)
+        lost
     }
 
-    /// Sends one datagram.
-    ///
-    /// # Errors
-    /// What the kernel said (`WouldBlock`: its queue is full; no route; ...): the datagram is lost, the caller counts it.
-    pub fn send(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
-        let to = if self.both { wide(to) } else { to };
-        self.socket.get_ref().send_to(datagram, to).map(|_| ())
+    /// Sends as many runs as one call takes.
+    fn send_runs(&self, outgoing: &Outgoing, runs: &[Run]) -> io::Result<usize> {
+        let mut parcels: heapless::Vec<Parcel<'_>, PARCELS> = heapless::Vec::new();
+        parcels.extend(runs.iter().take(PARCELS).map(|run| Parcel {
+            to: self.address(run.to),
+            bytes: outgoing.bytes(run),
+            size: (run.count > 1).then_some(run.size as u16),
+        }));
+        syscall::send_many(self.socket.get_ref(), &parcels)
+    }
+
+    /// Sends the datagrams of a run as they are; says how many were lost.
+    fn send_each(&mut self, outgoing: &Outgoing, run: &Run) -> u64 {
+        let (to, mut lost) = (self.address(run.to), 0);
+        let mut datagrams = outgoing.bytes(run).chunks(run.size.max(1)).map(|bytes| Parcel { to, bytes, size: None }).peekable();
+        while datagrams.peek().is_some() {
+            let mut parcels: heapless::Vec<Parcel<'_>, PARCELS> = heapless::Vec::new();
+            parcels.extend(datagrams.by_ref().take(PARCELS));
+            let mut rest = &parcels[..];
+            while let Some(first) = rest.first() {
+                let sent = if self.sends > Sends::One { syscall::send_many(self.socket.get_ref(), rest) } else { Err(io::ErrorKind::Unsupported.into()) };
+                match sent {
+                    Ok(sent) => rest = &rest[sent..],
+                    Err(why) => {
+                        if why.raw_os_error() == Some(libc::ENOSYS) {
+                            self.sends = Sends::One;
+                        }
+                        let alone = self.sends == Sends::One && self.socket.get_ref().send_to(first.bytes, to).is_ok();
+                        lost += u64::from(!alone);
+                        rest = &rest[1..];
+                    }
+                }
+            }
+        }
+        lost
+    }
+
+    fn address(&self, to: SocketAddr) -> SocketAddr {
+        if self.both { wide(to) } else { to }
     }
 }
-
-/// The empty tag of a batch of datagrams.
-pub const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 fn bound(port: u16, both: bool) -> io::Result<Socket> {
     let (domain, any) = if both { (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) } else { (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)) };
@@ -163,23 +253,66 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test);
     }
 
-    #[test]
-    fn a_datagram_over_ipv4_arrives_with_a_plain_address_and_is_answered() {
-        in_runtime(async {
-            let (a, b) = (Udp::bind(0).expect("a port"), Udp::bind(0).expect("a port"));
-            let to_b = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), b.port().expect("bound"));
-            for text in [&b"one"[..], b"two", b"three"] {
-                a.send(to_b, text).expect("sent");
+    /// Sends datagrams of these lengths, and gives what arrives, with its sender.
+    async fn carried(from: &mut Udp, to: &mut Udp, lengths: &[usize]) -> Vec<(Vec<u8>, SocketAddr)> {
+        let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), to.port().expect("bound"));
+        let (mut outgoing, mut incoming, mut arrived) = (Outgoing::new(), Incoming::new(), Vec::new());
+        for (number, &len) in lengths.iter().enumerate() {
+            outgoing.room().expect("room")[..len].fill(number as u8);
+            outgoing.push(target, len);
+        }
+        assert_eq!(from.send(&outgoing), 0);
+        while arrived.len() < lengths.len() {
+            tokio::time::timeout(std::time::Duration::from_secs(5), to.readable()).await.expect("something comes").expect("readable");
+            let (count, _) = to.receive(&mut incoming);
+            for at in 0..count {
+                let (from, all) = incoming.batch(at).expect("a batch");
+                arrived.extend(all.map(|datagram| (datagram.to_vec(), from)));
             }
-            let mut batch = Batch::new(2, 100, NOBODY);
-            b.readable().await.expect("readable");
-            assert_eq!(b.read_batch(&mut batch, 64).expect("read"), 2);
-            let (text, from) = batch.iter().next().expect("a datagram");
-            assert_eq!((text, from), (&b"one"[..], SocketAddr::new(Ipv4Addr::LOCALHOST.into(), a.port().expect("bound"))));
-            batch.clear();
-            assert_eq!(b.read_batch(&mut batch, 64).expect("read"), 1);
-            batch.clear();
-            assert_eq!(b.read_batch(&mut batch, 64).expect("none"), 0);
+        }
+        assert_eq!(to.receive(&mut incoming), (0, false));
+        arrived
+    }
+
+    #[test]
+    fn datagrams_arrive_as_they_were_sent_from_a_plain_address_however_they_are_sent_and_received() {
+        in_runtime(async {
+            let lengths: Vec<usize> = [[1452; 40].as_slice(), &[700], &[96; 30], &[1, 2, 3], &[148]].concat();
+            for (sends, joined, many) in
+                [(Sends::Parted, true, true), (Sends::Parted, false, true), (Sends::Many, true, true), (Sends::One, false, false), (Sends::Parted, true, false)]
+            {
+                let (mut a, mut b) = (Udp::bind_with(0, sends, joined).expect("a port"), Udp::bind_with(0, sends, joined).expect("a port"));
+                b.many = many;
+                let from = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), a.port().expect("bound"));
+                let arrived = carried(&mut a, &mut b, &lengths).await;
+                for (number, ((bytes, sender), len)) in arrived.iter().zip(&lengths).enumerate() {
+                    assert_eq!((&bytes[..], *sender), (&vec![number as u8; *len][..], from), "{sends:?} {joined} {many}: datagram {number}");
+                }
+                assert_eq!(a.sends, sends, "no fallback was needed");
+            }
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_parted_is_sent_one_by_one_and_what_cannot_be_sent_is_counted() {
+        in_runtime(async {
+            let mut a = Udp::bind(0).expect("a port");
+            let mut b = Udp::bind(0).expect("a port");
+            let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), b.port().expect("bound"));
+            let mut outgoing = Outgoing::new();
+            for to in [target, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), target] {
+                for _ in 0..3 {
+                    outgoing.push(to, 100);
+                }
+            }
+            assert_eq!(a.send(&outgoing), 3, "port 0 is nobody's");
+            let (mut incoming, mut arrived) = (Incoming::new(), 0);
+            while arrived < 6 {
+                b.readable().await.expect("readable");
+                let (count, _) = b.receive(&mut incoming);
+                arrived += (0..count).filter_map(|at| incoming.batch(at)).map(|(_, all)| all.count()).sum::<usize>();
+            }
+            assert_eq!((arrived, a.sends), (6, Sends::Parted));
         });
     }
 
