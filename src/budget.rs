@@ -43,6 +43,10 @@ pub const OPENED_BYTES: usize = 128 * 1024;
 pub const BATCHES: usize = 3;
 /// Bytes of one batch, or of one frame with its header: the kernel joins no more. With [`BATCHES`], 198 KiB.
 pub const BATCH_BYTES: usize = 66 * 1024;
+/// Single datagrams taken from the socket at once, where the kernel joins none, in the same place.
+pub const SINGLES: usize = 64;
+/// Bytes of each.
+pub const SINGLE_BYTES: usize = 2048;
 /// Sealed datagrams that wait for the end of a batch, in bytes: two whole frames. When full they are sent.
 pub const OUTGOING_BYTES: usize = 140 * 1024;
 /// The same in runs of one size to one destination.

@@ -5,7 +5,9 @@
 
 use std::net::SocketAddr;
 
-use crate::budget::{BATCH_BYTES, BATCHES, DATAGRAM_MAX, OUTGOING_BYTES, RUNS};
+use crate::budget::{BATCH_BYTES, BATCHES, DATAGRAM_MAX, OUTGOING_BYTES, RUNS, SINGLE_BYTES, SINGLES};
+
+const _: () = assert!(SINGLES * SINGLE_BYTES <= BATCHES * BATCH_BYTES && BATCHES <= SINGLES && DATAGRAM_MAX < SINGLE_BYTES);
 
 /// The most datagrams the kernel parts at once.
 const RUN_DATAGRAMS: usize = 64;
@@ -26,14 +28,16 @@ pub struct Received {
 /// Batches of datagrams, or a frame.
 pub struct Incoming {
     bytes: Box<[u8]>,
-    received: [Received; BATCHES],
+    received: [Received; SINGLES],
+    /// Bytes from one batch to the next.
+    stride: usize,
 }
 
 impl Incoming {
     /// All of it, made once.
     #[expect(clippy::new_without_default, reason = "it is made at one place, and is large")]
     pub fn new() -> Incoming {
-        Incoming { bytes: vec![0; BATCHES * BATCH_BYTES].into_boxed_slice(), received: [Received { from: None, len: 0, size: 0 }; BATCHES] }
+        Incoming { bytes: vec![0; BATCHES * BATCH_BYTES].into_boxed_slice(), received: [Received { from: None, len: 0, size: 0 }; SINGLES], stride: BATCH_BYTES }
     }
 
     /// The place for one frame of the device.
@@ -41,17 +45,20 @@ impl Incoming {
         &mut self.bytes[..BATCH_BYTES]
     }
 
-    /// Where a reader puts batches, [`BATCH_BYTES`] for each, and what it says of them.
-    pub fn batches(&mut self) -> (&mut [u8], &mut [Received; BATCHES]) {
-        (&mut self.bytes, &mut self.received)
+    /// Where a reader puts batches, and what it says of them: [`BATCHES`] of [`BATCH_BYTES`] if the kernel joins datagrams, else [`SINGLES`] of
+    /// [`SINGLE_BYTES`].
+    pub fn batches(&mut self, joined: bool) -> (&mut [u8], &mut [Received]) {
+        let (count, stride) = if joined { (BATCHES, BATCH_BYTES) } else { (SINGLES, SINGLE_BYTES) };
+        self.stride = stride;
+        (&mut self.bytes[..count * stride], &mut self.received[..count])
     }
 
     /// The datagrams of batch `at`, and their sender.
     pub fn batch(&self, at: usize) -> Option<(SocketAddr, impl Iterator<Item = &[u8]>)> {
         let batch = self.received.get(at)?;
-        let from = at * BATCH_BYTES;
+        let from = at * self.stride;
         let size = if batch.size == 0 { batch.len } else { batch.size };
-        Some((batch.from?, self.bytes[from..from + batch.len.min(BATCH_BYTES)].chunks(size.max(1))))
+        Some((batch.from?, self.bytes.get(from..from + batch.len.min(self.stride))?.chunks(size.max(1))))
     }
 }
 
@@ -170,7 +177,7 @@ mod tests {
     #[test]
     fn a_batch_is_parted_by_its_size() {
         let mut incoming = Incoming::new();
-        let (bytes, received) = incoming.batches();
+        let (bytes, received) = incoming.batches(true);
         bytes[BATCH_BYTES..BATCH_BYTES + 5].copy_from_slice(b"aabbc");
         received[0] = Received { from: Some(A), len: 3, size: 0 };
         received[1] = Received { from: Some(B), len: 5, size: 2 };

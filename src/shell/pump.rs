@@ -1,7 +1,7 @@
 //! Moves packets: socket to core to TUN and back, in batches, under a work limit a turn. Shared by the daemon and by `sluice tunnel`.
 //!
-//! One turn is: all outputs, datagrams until 64 or more are taken, all outputs, packets until 64 or more are taken, all outputs. So neither
-//! direction nor the control work behind it starves; a batch or frame that was begun is gone through. What was opened is written, and what was
+//! One turn is: all outputs, datagrams until 64 or more are taken of each peer and of strangers, all outputs, packets until 64 or more are taken,
+//! all outputs. So neither a peer nor a direction nor the control work behind it starves; a batch or frame that was begun is gone through. What was opened is written, and what was
 //! sealed is sent, at the end of each part. It decides nothing; what the kernel will not take is lost and counted.
 
 use std::io;
@@ -44,13 +44,15 @@ pub struct Pump {
     outgoing: Outgoing,
     lost: Lost,
     flooded: bool,
+    /// The last turn ended at its limit.
+    busy: bool,
 }
 
 impl Pump {
     /// All buffers are made here.
     pub fn new(udp: Udp, tun: Tun) -> Pump {
         let opened = Coalescer::new(tun.joins());
-        Pump { udp, tun, incoming: Incoming::new(), opened, outgoing: Outgoing::new(), lost: Lost::default(), flooded: false }
+        Pump { udp, tun, incoming: Incoming::new(), opened, outgoing: Outgoing::new(), lost: Lost::default(), flooded: false, busy: false }
     }
 
     /// The UDP port in use.
@@ -74,11 +76,15 @@ impl Pump {
         self.flooded
     }
 
-    /// Waits until there is something to read.
+    /// Waits until there is something to read. After a turn that ended at its limit the runtime looks at everything else first: as long as one socket is
+    /// never empty it would hear of no other, nor would any other task have a turn.
     ///
     /// # Errors
     /// When the runtime is shutting down.
     pub async fn ready(&self) -> io::Result<()> {
+        if self.busy {
+            tokio::task::yield_now().await;
+        }
         tokio::select! {
             ready = self.udp.readable() => ready,
             ready = self.tun.readable() => ready,
@@ -94,6 +100,7 @@ impl Pump {
         let (datagrams, refused) = self.take_datagrams(core, now);
         self.gather(core, now);
         let (packets, read) = self.take_packets(core, now);
+        self.busy = datagrams >= LIMIT || packets >= LIMIT;
         self.flooded = refused > 0 && refused == datagrams && packets == 0;
         self.flush(core, now);
         read
@@ -133,35 +140,44 @@ impl Pump {
 
     /// How many were taken, and how many of them a flood's limits refused.
     fn take_datagrams(&mut self, core: &mut impl Core, now: Now) -> (usize, usize) {
-        let (mut taken, mut refused, mut more) = (0, 0, true);
-        while more && taken < LIMIT {
-            let count;
-            (count, more) = self.udp.receive(&mut self.incoming);
-            for at in 0..count {
-                let Some((from, datagrams)) = self.incoming.batch(at) else { continue };
-                for datagram in datagrams {
-                    taken += 1;
-                    if self.opened.slot().is_none() {
-                        self.lost.packets += self.tun.write_frames(&mut self.opened);
-                    }
-                    let Some(out) = self.opened.slot() else { break };
-                    match core.datagram(from, datagram, now, out) {
-                        Verdict::ToTun { len, .. } => self.opened.take(len),
-                        Verdict::ToPeer { to, len } => {
-                            if self.outgoing.room().is_none() {
-                                self.lost.datagrams += self.udp.send(&self.outgoing);
-                                self.outgoing.clear();
-                            }
-                            if let Some(room) = self.outgoing.room() {
-                                room[..len].copy_from_slice(&out[..len]);
-                                self.outgoing.push(to, len);
-                            }
+        let (mut taken, mut refused) = (0, 0);
+        for lane in self.udp.waiting() {
+            let (mut here, mut more) = (0, true);
+            while more && here < LIMIT {
+                let count;
+                (count, more) = self.udp.receive(lane as usize, &mut self.incoming);
+                for at in 0..count {
+                    let Some((from, datagrams)) = self.incoming.batch(at) else { continue };
+                    for datagram in datagrams {
+                        here += 1;
+                        if self.opened.slot().is_none() {
+                            self.lost.packets += self.tun.write_frames(&mut self.opened);
                         }
-                        Verdict::Dropped(why) => refused += usize::from(why == Reason::UnderLoad),
-                        Verdict::Parked | Verdict::Handled | Verdict::Unknown(_) => {}
+                        let Some(out) = self.opened.slot() else { break };
+                        match core.datagram(from, datagram, now, out) {
+                            Verdict::ToTun { peer, len } => {
+                                self.opened.take(len);
+                                if usize::from(peer.0) != lane as usize {
+                                    self.udp.heard(peer.0.into(), from, lane as usize);
+                                }
+                            }
+                            Verdict::ToPeer { to, len } => {
+                                if self.outgoing.room().is_none() {
+                                    self.lost.datagrams += self.udp.send(&self.outgoing);
+                                    self.outgoing.clear();
+                                }
+                                if let Some(room) = self.outgoing.room() {
+                                    room[..len].copy_from_slice(&out[..len]);
+                                    self.outgoing.push(to, len);
+                                }
+                            }
+                            Verdict::Dropped(why) => refused += usize::from(why == Reason::UnderLoad),
+                            Verdict::Parked | Verdict::Handled | Verdict::Unknown(_) => {}
+                        }
                     }
                 }
             }
+            taken += here;
         }
         self.write();
         (taken, refused)

@@ -7,14 +7,13 @@ use std::array::from_fn;
 use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;
 use std::time::Duration;
 
 use socket2::{SockAddr, SockAddrStorage};
 use tokio::io::unix::AsyncFd;
 
-use crate::budget::BATCHES;
 use crate::shell::buffers::Received;
 
 /// The clocks we read.
@@ -189,21 +188,22 @@ pub(super) fn send_many(socket: &impl AsFd, parcels: &[Parcel<'_>]) -> io::Resul
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Receives into the first [`BATCHES`] parts of `bytes`, `stride` long each; says how many were filled. Without `many`, at most one is.
+/// Receives into equal parts of `bytes`, one for each of `received`, at most `N`; says how many were filled. Without `many`, at most one is.
 /// Each is a datagram or, where the socket joins them (`UDP_GRO`), several from one sender.
 ///
 /// # Errors
 /// What the kernel said; `WouldBlock` if there is none.
-pub(super) fn receive_many(socket: &impl AsFd, bytes: &mut [u8], stride: usize, many: bool, received: &mut [Received; BATCHES]) -> io::Result<usize> {
-    let count = (bytes.len() / stride.max(1)).min(BATCHES);
-    let mut names: [SockAddrStorage; BATCHES] = from_fn(|_| SockAddrStorage::zeroed());
-    let mut controls = [Control::default(); BATCHES];
-    let mut chunks = bytes.chunks_exact_mut(stride.max(1));
-    let mut parts: [libc::iovec; BATCHES] = from_fn(|_| {
+pub(super) fn receive_many<const N: usize>(socket: &impl AsFd, bytes: &mut [u8], many: bool, received: &mut [Received]) -> io::Result<usize> {
+    let count = received.len().min(N);
+    let stride = (bytes.len() / count.max(1)).max(1);
+    let mut names: [SockAddrStorage; N] = from_fn(|_| SockAddrStorage::zeroed());
+    let mut controls = [Control::default(); N];
+    let mut chunks = bytes.chunks_exact_mut(stride);
+    let mut parts: [libc::iovec; N] = from_fn(|_| {
         let chunk = chunks.next().unwrap_or_default();
         libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: chunk.len() }
     });
-    let mut messages: [Message; BATCHES] = from_fn(|at| {
+    let mut messages: [Message; N] = from_fn(|at| {
         let head = MessageHead {
             name: (&raw mut names[at]).cast(),
             name_len: size_of::<SockAddrStorage>() as u32,
@@ -236,6 +236,40 @@ pub(super) fn receive_many(socket: &impl AsFd, bytes: &mut [u8], stride: usize, 
         received[at] = Received { from: from.as_socket(), len: len.min(stride), size: usize::try_from(size).unwrap_or(0) };
     }
     Ok(filled)
+}
+
+/// A set of sockets that can be asked with one call which of them have something to read: `epoll`.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn poll_set() -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointer.
+    let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    check(fd)?;
+    // SAFETY: the descriptor was just made, and is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes a socket into the set, under a number. It leaves when it is closed.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn poll_add(set: &OwnedFd, socket: &impl AsFd, number: u32) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: u64::from(number) };
+    // SAFETY: both descriptors are open, and `event` outlives the call.
+    check(unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, socket.as_fd().as_raw_fd(), &raw mut event) })
+}
+
+/// The numbers of those that have something to read, at most `N`, and at once.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn poll_ready<const N: usize>(set: &OwnedFd) -> io::Result<heapless::Vec<u32, N>> {
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; N];
+    // SAFETY: the descriptor is open, and the pointer and number describe `events`.
+    let count = unsafe { libc::epoll_wait(set.as_raw_fd(), events.as_mut_ptr(), N as i32, 0) };
+    check(count)?;
+    Ok(events.iter().take(count as usize).map(|event| event.u64 as u32).collect())
 }
 
 fn check(returned: i32) -> io::Result<()> {

@@ -1,4 +1,8 @@
-//! The gateway's UDP socket: one port for IPv4 and IPv6, read and written in batches.
+//! The gateway's UDP port: for IPv4 and IPv6, read and written in batches.
+//!
+//! A peer that is heard gets a lane: a socket of its own on the same port, connected to where the peer is, so that the kernel sorts its datagrams
+//! out and keeps them in a queue of their own. Lanes are read turn and turn about, and what one peer, or a stranger, sends too much is lost in
+//! its own queue. Where there can be no lane, the one socket takes all.
 //!
 //! Datagrams of one size to one destination go to the kernel as one, which parts them (`UDP_SEGMENT`); where it will not, several go with
 //! one call (`sendmmsg`), and where there is no such call, one by one. Those that come may be joined by the kernel (`UDP_GRO`).
@@ -8,25 +12,44 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::fd::OwnedFd;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::budget::{BATCH_BYTES, BATCHES};
+use crate::budget::{BATCHES, PEERS, SINGLES};
 use crate::shell::buffers::{Incoming, Outgoing, Run};
 use crate::shell::syscall::{self, PARCELS, Parcel};
 
-/// What the kernel may queue for us in each direction, in bytes; as much of it as the machine grants.
+/// What the kernel may queue for us in each direction and lane, in bytes; as much of it as the machine grants (`udp_mem` bounds all together).
 const QUEUE: usize = 2 * 1024 * 1024;
+/// The number of the socket that everybody may send to; lanes have their peer's.
+pub const OPEN: usize = PEERS;
 
-/// A bound UDP socket.
+/// A bound UDP port.
 pub struct Udp {
-    socket: AsyncFd<UdpSocket>,
+    open: UdpSocket,
+    lanes: [Option<Lane>; PEERS],
+    set: AsyncFd<OwnedFd>,
     both: bool,
     sends: Sends,
     /// Whether several batches are received with one call.
     many: bool,
+    /// Whether the kernel may join datagrams.
+    joined: bool,
+    /// Whether peers may have lanes.
+    laned: bool,
+    /// Peers for which none could be made, a bit each.
+    barred: u64,
+}
+
+const _: () = assert!(PEERS <= u64::BITS as usize);
+
+/// A peer's own socket, and where the peer is.
+struct Lane {
+    socket: UdpSocket,
+    to: SocketAddr,
 }
 
 /// How datagrams are sent; each is the next one's better.
@@ -87,16 +110,18 @@ impl Udp {
     /// As [`Udp::bind`].
     pub fn bind_with(port: u16, sends: Sends, joined: bool) -> Result<Udp, UdpError> {
         let refused = |why: io::Error| if why.kind() == io::ErrorKind::AddrInUse { UdpError::Taken(port) } else { UdpError::Kernel(port, why) };
-        let (socket, both) = match bound(port, true) {
+        let (socket, both) = match bound(port, true, false) {
             Ok(socket) => (socket, true),
             Err(why) if why.kind() == io::ErrorKind::AddrInUse => return Err(UdpError::Taken(port)),
-            Err(_) => (bound(port, false).map_err(refused)?, false),
+            Err(_) => (bound(port, false, false).map_err(refused)?, false),
         };
         enlarge(&socket);
-        // Linux 5.0 and later; without, every datagram comes alone.
-        let _ = joined && syscall::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
-        let socket = syscall::watched(socket.into()).map_err(|why| UdpError::Kernel(port, why))?;
-        Ok(Udp { socket, both, sends, many: true })
+        let kernel = |why: io::Error| UdpError::Kernel(port, why);
+        let open: UdpSocket = socket.into();
+        let set = syscall::poll_set().map_err(kernel)?;
+        syscall::poll_add(&set, &open, OPEN as u32).map_err(kernel)?;
+        let set = syscall::watched(set).map_err(kernel)?;
+        Ok(Udp { open, lanes: [const { None }; PEERS], set, both, sends, many: true, joined, laned: true, barred: 0 })
     }
 
     /// The port.
@@ -104,7 +129,7 @@ impl Udp {
     /// # Errors
     /// The kernel's.
     pub fn port(&self) -> io::Result<u16> {
-        self.socket.get_ref().local_addr().map(|address| address.port())
+        self.open.local_addr().map(|address| address.port())
     }
 
     /// Waits until a datagram may be read. It may also return when there is none.
@@ -112,31 +137,79 @@ impl Udp {
     /// # Errors
     /// When the runtime is shutting down.
     pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await.map(|mut guard| guard.retain_ready())
+        self.set.readable().await.map(|mut guard| guard.retain_ready())
     }
 
-    /// Receives what one call brings; says how many batches that is, and whether there may be more.
-    /// A datagram longer than a batch is cut there, and no longer opens.
-    pub fn receive(&mut self, incoming: &mut Incoming) -> (usize, bool) {
-        let (bytes, received) = incoming.batches();
-        let (mut count, many) = (0, self.many);
-        let done = self.socket.try_io(Interest::READABLE, |socket| {
-            count = syscall::receive_many(socket, bytes, BATCH_BYTES, many, received)?;
-            // Fewer than there is room for: the queue is empty, and the runtime may wait for the next.
-            if many && count < BATCHES { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        for batch in &mut received[..count] {
-            batch.from = batch.from.map(plain);
-        }
+    /// The lanes that have something to read, each once, whoever waits longest first; [`OPEN`] is the socket that is nobody's.
+    pub fn waiting(&self) -> heapless::Vec<u32, { PEERS + 1 }> {
+        let some = |set: &OwnedFd| syscall::poll_ready(set).and_then(|found| if found.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(found) });
+        self.set.try_io(Interest::READABLE, some).unwrap_or_default()
+    }
+
+    /// Receives what one call brings of a lane; says how many batches that is, and whether there may be more.
+    /// A datagram longer than there is room for is cut there, and no longer opens.
+    pub fn receive(&mut self, lane: usize, incoming: &mut Incoming) -> (usize, bool) {
+        let own = self.lanes.get(lane).and_then(Option::as_ref);
+        let (socket, joined) = own.map_or((&self.open, self.joined && !self.laned), |own| (&own.socket, self.joined));
+        let (bytes, received) = incoming.batches(joined);
+        let done = match joined {
+            true => syscall::receive_many::<BATCHES>(socket, bytes, self.many, received),
+            false => syscall::receive_many::<SINGLES>(socket, bytes, self.many, received),
+        };
         match done {
-            Ok(()) => (count, true),
-            Err(why) if why.raw_os_error() == Some(libc::ENOSYS) => {
-                self.many = false;
-                (0, many)
+            Ok(count) => {
+                for batch in &mut received[..count] {
+                    batch.from = batch.from.map(plain);
+                }
+                // Fewer than there is room for: the queue is empty.
+                (count, !self.many || count == received.len())
             }
+            Err(why) if why.raw_os_error() == Some(libc::ENOSYS) => (0, std::mem::take(&mut self.many)),
             // Otherwise an error of one datagram (an ICMP answer to an earlier one of ours, say); the next call goes on.
-            Err(_) => (count, false),
+            Err(_) => (0, false),
         }
+    }
+
+    /// `peer` was heard from `from`, in another lane than its own: it has one from now on, where it is now.
+    pub fn heard(&mut self, peer: usize, from: SocketAddr, lane: usize) {
+        if let Some(other) = self.lanes.get_mut(lane) {
+            // Its place was taken over: whose it was is heard in the open again.
+            other.take_if(|other| other.to == from);
+        }
+        let Some(own) = self.lanes.get(peer).filter(|_| self.laned && self.barred & 1 << peer == 0) else { return };
+        if own.as_ref().is_some_and(|own| own.to == from) {
+            return;
+        }
+        match self.lane(peer, from) {
+            Ok(lane) => self.lanes[peer] = Some(lane),
+            // The kernel shares no port.
+            Err(why) if matches!(why.raw_os_error(), Some(libc::EADDRINUSE | libc::ENOPROTOOPT)) => self.end_lanes(),
+            // Too many open files, say. It is heard in the open.
+            Err(_) => self.barred |= 1 << peer,
+        }
+    }
+
+    fn lane(&self, peer: usize, to: SocketAddr) -> io::Result<Lane> {
+        // Shared with our own lanes for this moment only: nobody else is to take the port.
+        let open = SockRef::from(&self.open);
+        open.set_reuse_port(true)?;
+        let made = bound(self.port()?, self.both, true);
+        open.set_reuse_port(false)?;
+        let socket = made?;
+        socket.connect(&self.address(to).into())?;
+        enlarge(&socket);
+        // Linux 5.0 and later; without, every datagram comes alone.
+        let _ = self.joined && syscall::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        let socket: UdpSocket = socket.into();
+        syscall::poll_add(self.set.get_ref(), &socket, peer as u32)?;
+        Ok(Lane { socket, to })
+    }
+
+    /// One socket takes all, and may join them.
+    fn end_lanes(&mut self) {
+        self.laned = false;
+        self.lanes = [const { None }; PEERS];
+        let _ = self.joined && syscall::set_option(&self.open, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
     }
 
     /// Sends all that was gathered; says how many datagrams the kernel did not take (its queue is full, no route, ...): they are lost.
@@ -174,7 +247,7 @@ impl Udp {
             bytes: outgoing.bytes(run),
             size: (run.count > 1).then_some(run.size as u16),
         }));
-        syscall::send_many(self.socket.get_ref(), &parcels)
+        syscall::send_many(&self.open, &parcels)
     }
 
     /// Sends the datagrams of a run as they are; says how many were lost.
@@ -186,14 +259,14 @@ impl Udp {
             parcels.extend(datagrams.by_ref().take(PARCELS));
             let mut rest = &parcels[..];
             while let Some(first) = rest.first() {
-                let sent = if self.sends > Sends::One { syscall::send_many(self.socket.get_ref(), rest) } else { Err(io::ErrorKind::Unsupported.into()) };
+                let sent = if self.sends > Sends::One { syscall::send_many(&self.open, rest) } else { Err(io::ErrorKind::Unsupported.into()) };
                 match sent {
                     Ok(sent) => rest = &rest[sent..],
                     Err(why) => {
                         if why.raw_os_error() == Some(libc::ENOSYS) {
                             self.sends = Sends::One;
                         }
-                        let alone = self.sends == Sends::One && self.socket.get_ref().send_to(first.bytes, to).is_ok();
+                        let alone = self.sends == Sends::One && self.open.send_to(first.bytes, to).is_ok();
                         lost += u64::from(!alone);
                         rest = &rest[1..];
                     }
@@ -208,13 +281,14 @@ impl Udp {
     }
 }
 
-fn bound(port: u16, both: bool) -> io::Result<Socket> {
+fn bound(port: u16, both: bool, shared: bool) -> io::Result<Socket> {
     let (domain, any) = if both { (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) } else { (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)) };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     if both {
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&SocketAddr::new(any, port).into())?;
     Ok(socket)
 }
@@ -264,13 +338,13 @@ mod tests {
         assert_eq!(from.send(&outgoing), 0);
         while arrived.len() < lengths.len() {
             tokio::time::timeout(std::time::Duration::from_secs(5), to.readable()).await.expect("something comes").expect("readable");
-            let (count, _) = to.receive(&mut incoming);
+            let (count, _) = to.waiting().first().map_or((0, false), |lane| to.receive(*lane as usize, &mut incoming));
             for at in 0..count {
                 let (from, all) = incoming.batch(at).expect("a batch");
                 arrived.extend(all.map(|datagram| (datagram.to_vec(), from)));
             }
         }
-        assert_eq!(to.receive(&mut incoming), (0, false));
+        assert!(to.waiting().is_empty());
         arrived
     }
 
@@ -309,10 +383,59 @@ mod tests {
             let (mut incoming, mut arrived) = (Incoming::new(), 0);
             while arrived < 6 {
                 b.readable().await.expect("readable");
-                let (count, _) = b.receive(&mut incoming);
+                let (count, _) = b.receive(OPEN, &mut incoming);
                 arrived += (0..count).filter_map(|at| incoming.batch(at)).map(|(_, all)| all.count()).sum::<usize>();
             }
             assert_eq!((arrived, a.sends), (6, Sends::Parted));
+        });
+    }
+
+    /// What waits, by lane: how many datagrams.
+    async fn waiting(udp: &mut Udp) -> Vec<(usize, usize)> {
+        let mut incoming = Incoming::new();
+        let mut found: Vec<(usize, usize)> = Vec::new();
+        // The runtime looks at its sockets while this task waits.
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        for lane in udp.waiting() {
+            let (count, _) = udp.receive(lane as usize, &mut incoming);
+            found.push((lane as usize, (0..count).filter_map(|at| incoming.batch(at)).map(|(_, all)| all.count()).sum()));
+        }
+        found.sort_unstable();
+        found
+    }
+
+    #[test]
+    fn who_is_heard_has_a_lane_where_it_is_and_nobody_else_has_the_port() {
+        in_runtime(async {
+            let mut hub = Udp::bind(0).expect("a port");
+            let port = hub.port().expect("bound");
+            let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+            let [a, b, c] = [0; 3].map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
+            let at = |socket: &UdpSocket| socket.local_addr().expect("bound");
+            let say = |socket: &UdpSocket, times| (0..times).for_each(|_| assert_eq!(socket.send_to(b"hello", target).expect("sent"), 5));
+            say(&a, 2);
+            assert_eq!(waiting(&mut hub).await, [(OPEN, 2)]);
+            hub.heard(3, at(&a), OPEN);
+            hub.heard(4, at(&b), OPEN);
+            say(&a, 2);
+            say(&b, 3);
+            say(&c, 1);
+            assert_eq!(waiting(&mut hub).await, [(3, 2), (4, 3), (OPEN, 1)]);
+            assert!(matches!(Udp::bind(port), Err(UdpError::Taken(_))), "the port is ours alone");
+            // It moves, and another comes to where it was.
+            hub.heard(3, at(&c), OPEN);
+            say(&a, 1);
+            say(&c, 2);
+            assert_eq!(waiting(&mut hub).await, [(3, 2), (OPEN, 1)]);
+            hub.heard(5, at(&c), 3);
+            say(&c, 1);
+            assert_eq!(waiting(&mut hub).await, [(5, 1)]);
+            // Without lanes all is as with one socket.
+            hub.end_lanes();
+            hub.heard(3, at(&a), OPEN);
+            say(&a, 1);
+            say(&c, 1);
+            assert_eq!(waiting(&mut hub).await, [(OPEN, 2)]);
         });
     }
 
