@@ -37,7 +37,11 @@ impl Incoming {
     /// All of it, made once.
     #[expect(clippy::new_without_default, reason = "it is made at one place, and is large")]
     pub fn new() -> Incoming {
-        Incoming { bytes: vec![0; BATCHES * BATCH_BYTES].into_boxed_slice(), received: [Received { from: None, len: 0, size: 0 }; SINGLES], stride: BATCH_BYTES }
+        Incoming {
+            bytes: vec![0; BATCHES * BATCH_BYTES].into_boxed_slice(),
+            received: [Received { from: None, len: 0, size: 0 }; SINGLES],
+            stride: BATCH_BYTES,
+        }
     }
 
     /// The place for one frame of the device.

@@ -6,13 +6,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::log::{chain, log};
 use super::pump::{Core, Pump};
 use super::tun::Tun;
 use super::udp::{Sends, Udp};
 use super::upkeep::{Upkeep, Wanted};
-use super::{link, time};
+use super::{link, local, time, uapi};
 use crate::cli::tunnel_config::{Endpoint, Offload, PeerConfig, TunnelConfig};
 use crate::clock::Now;
 use crate::edge::{Addresses, Checksum, Gateway, Joins, PeerSpec, Verdict};
@@ -61,9 +62,10 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
     let mut gateway = Gateway::new(&config.secret, now, now.wall, system);
     let everything = Prefix::new(Ipv4Addr::UNSPECIFIED, 0).into_iter().collect::<Vec<_>>();
     gateway.set_local(&everything, &[]).map_err(|_| "the gateway takes no prefix".to_owned())?;
-    let mut routes = Vec::new();
+    let (mut routes, mut called) = (Vec::new(), Vec::new());
     for (row, peer) in config.peers.iter().enumerate() {
         let spec = spec(PeerId(row as u8), peer).await?;
+        called.push(spec.endpoints.first().copied());
         routes.extend(spec.addresses.remote.iter().map(|&(prefix, _)| prefix));
         gateway.add_peer(spec, now, system).map_err(|e| format!("peer {}: {e}", row + 1))?;
     }
@@ -78,6 +80,15 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
 
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals cannot be had: {e}"))?;
+    // Asked by `wg show` alone: without it the tunnel is none the worse.
+    let (lines, mut asked) = mpsc::channel(1);
+    let socket = uapi::path(interface);
+    let listens = local::listen(&socket);
+    let shown = listens.is_ok();
+    match listens {
+        Ok(listener) => drop(tokio::spawn(local::serve(listener, lines, local::Refusals::default()))),
+        Err(why) => log!(Warn, "tunnel", "wg show will not see {interface}: {why}"),
+    }
     let mut tick = time::mono() + TICK;
     loop {
         let now = time::now();
@@ -94,9 +105,18 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
         tokio::select! {
             _ = pump.ready() => {}
             () = tokio::time::sleep(until) => {}
+            Some(line) = asked.recv() => {
+                let (now, wall) = (time::now(), Duration::from_secs(time::wall().0.max(0).unsigned_abs()));
+                let seen: Vec<uapi::Seen> = called.iter().enumerate().map(|(row, called)| (*called, gateway.status(PeerId(row as u8), now))).collect();
+                // It holds one line for a caller that has just asked.
+                let _ = line.replies.try_send(uapi::answer(&line.text, config, pump.port(), wall, &seen));
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
+    }
+    if shown {
+        local::remove(&socket);
     }
     upkeep.remove().map_err(|e| chain(&e).to_string())
 }
