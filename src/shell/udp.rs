@@ -24,6 +24,8 @@ use crate::shell::syscall::{self, PARCELS, Parcel};
 
 /// What the kernel may queue for us in each direction and lane, in bytes; as much of it as the machine grants (`udp_mem` bounds all together).
 const QUEUE: usize = 2 * 1024 * 1024;
+/// Datagrams that miss their lane before the kernel may join those in the open too.
+const MISSES: u64 = 4096;
 /// The number of the socket that everybody may send to; lanes have their peer's.
 pub const OPEN: usize = PEERS;
 
@@ -36,12 +38,15 @@ pub struct Udp {
     sends: Sends,
     /// Whether several batches are received with one call.
     many: bool,
-    /// Whether the kernel may join datagrams.
+    /// Whether the kernel may join datagrams, and whether it does in the open: strangers send little, and what they send too much is cheapest so.
     joined: bool,
+    open_joined: bool,
     /// Whether peers may have lanes.
     laned: bool,
     /// Peers for which none could be made, a bit each.
     barred: u64,
+    /// Datagrams of peers that came in the open although they have a lane.
+    missed: u64,
 }
 
 const _: () = assert!(PEERS <= u64::BITS as usize);
@@ -121,7 +126,7 @@ impl Udp {
         let set = syscall::poll_set().map_err(kernel)?;
         syscall::poll_add(&set, &open, OPEN as u32).map_err(kernel)?;
         let set = syscall::watched(set).map_err(kernel)?;
-        Ok(Udp { open, lanes: [const { None }; PEERS], set, both, sends, many: true, joined, laned: true, barred: 0 })
+        Ok(Udp { open, lanes: [const { None }; PEERS], set, both, sends, many: true, joined, open_joined: false, laned: true, barred: 0, missed: 0 })
     }
 
     /// The port.
@@ -150,7 +155,7 @@ impl Udp {
     /// A datagram longer than there is room for is cut there, and no longer opens.
     pub fn receive(&mut self, lane: usize, incoming: &mut Incoming) -> (usize, bool) {
         let own = self.lanes.get(lane).and_then(Option::as_ref);
-        let (socket, joined) = own.map_or((&self.open, self.joined && !self.laned), |own| (&own.socket, self.joined));
+        let (socket, joined) = own.map_or((&self.open, self.open_joined), |own| (&own.socket, self.joined));
         let (bytes, received) = incoming.batches(joined);
         let done = match joined {
             true => syscall::receive_many::<BATCHES>(socket, bytes, self.many, received),
@@ -178,6 +183,12 @@ impl Udp {
         }
         let Some(own) = self.lanes.get(peer).filter(|_| self.laned && self.barred & 1 << peer == 0) else { return };
         if own.as_ref().is_some_and(|own| own.to == from) {
+            // Some were under way when the lane was made. If it goes on, the peer calls another of the host's addresses than the one the kernel
+            // answers from, and its lane gets nothing.
+            self.missed += 1;
+            if self.missed == MISSES {
+                self.join_open();
+            }
             return;
         }
         match self.lane(peer, from) {
@@ -209,7 +220,11 @@ impl Udp {
     fn end_lanes(&mut self) {
         self.laned = false;
         self.lanes = [const { None }; PEERS];
-        let _ = self.joined && syscall::set_option(&self.open, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        self.join_open();
+    }
+
+    fn join_open(&mut self) {
+        self.open_joined = self.joined && syscall::set_option(&self.open, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
     }
 
     /// Sends all that was gathered; says how many datagrams the kernel did not take (its queue is full, no route, ...): they are lost.
