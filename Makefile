@@ -20,7 +20,7 @@ check: ## the quick one: format, lints, unit and world tests, docs, licences
 soak: ## an hour of random faults on real clusters, then 100,000 seeds in the in-memory world (root)
 	@tests/lab/soak
 
-dist: ## the release binaries as dist/<target>/sluice: static, stripped, x86_64 and aarch64
+dist: ## the release binaries as dist/<target>/sluice: static, stripped, x86_64, aarch64, armv7 and armv6
 	@cross/dist
 
 clean: ## removes what was built here; the lab's cache stays

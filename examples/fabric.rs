@@ -1,11 +1,12 @@
 //! Holds a TUN with addresses, routes and rules in the network namespace it is started in, echoes what is sent into it, and says
 //! what it saw: the proof that the shell's network rooms work on a real kernel. `tests/fabric.sh` drives it.
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use sluice::edge::OFFLOAD;
 use sluice::identity::Prefix;
-use sluice::shell::buffers::Batch;
 use sluice::shell::link::Desired;
 use sluice::shell::log::chain;
 use sluice::shell::nft::Rules;
@@ -49,7 +50,7 @@ async fn hold() -> Result<(), Box<dyn std::error::Error>> {
     let tun = Tun::open(&name)?;
     let mut upkeep = Upkeep::start(wanted(&name))?;
     println!("up: in use {:?}, own {:?}", upkeep.in_use()?, upkeep.own_addresses()?);
-    let mut batch = Batch::new(64, 1600, ());
+    let mut buffer = vec![0; 66 * 1024];
     let mut every = tokio::time::interval(Duration::from_secs(1));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -58,12 +59,10 @@ async fn hold() -> Result<(), Box<dyn std::error::Error>> {
         tokio::select! {
             ready = tun.readable() => {
                 ready?;
-                batch.clear();
-                tun.read_batch(&mut batch, 64)?;
-                for at in 0..batch.len() {
-                    if let Some((packet, ())) = batch.packet(at) {
-                        echo(&tun, packet);
-                    }
+                match tun.read(&mut buffer) {
+                    Ok((_, length)) => echo(&tun, &mut buffer[OFFLOAD..OFFLOAD + length]),
+                    Err(why) if why.kind() == ErrorKind::WouldBlock => {}
+                    Err(why) => return Err(why.into()),
                 }
             }
             _ = every.tick() => {

@@ -31,6 +31,26 @@ pub const BARRED: usize = 96;
 pub const TRANSIT: usize = 1_024;
 /// The largest IP packet carried, in bytes.
 pub const PACKET_MAX: usize = 1600;
+/// The largest datagram that carries such a packet, in bytes: what WireGuard adds, padding included, comes on top.
+pub const DATAGRAM_MAX: usize = PACKET_MAX + 48;
+/// The most packets that one frame for the TUN device is made of.
+pub const FRAME_PACKETS: usize = 64;
+/// Packets opened before they are written to the TUN device: how many, and their bytes. When full they are written.
+pub const OPENED_PACKETS: usize = 128;
+/// Bytes of such packets.
+pub const OPENED_BYTES: usize = 128 * 1024;
+/// Batches of datagrams taken from the socket at once; the first's place also holds the frame read from the device.
+pub const BATCHES: usize = 3;
+/// Bytes of one batch, or of one frame with its header: the kernel joins no more. With [`BATCHES`], 198 KiB.
+pub const BATCH_BYTES: usize = 66 * 1024;
+/// Single datagrams taken from the socket at once, where the kernel joins none, in the same place.
+pub const SINGLES: usize = 64;
+/// Bytes of each.
+pub const SINGLE_BYTES: usize = 2048;
+/// Sealed datagrams that wait for the end of a batch, in bytes: two whole frames. When full they are sent.
+pub const OUTGOING_BYTES: usize = 140 * 1024;
+/// The same in runs of one size to one destination.
+pub const RUNS: usize = 64;
 /// The largest Kubernetes object handled, in bytes; a larger one is refused with an event.
 pub const OBJECT_MAX: usize = 1 << 20;
 /// The largest body of a control request or answer, in bytes.

@@ -21,6 +21,9 @@ pub use crate::auth::resources::Resources;
 pub use crate::auth::status::{JoinStatus, PeerStatus as Peering, Phase, Status};
 pub use crate::auth::{AskId, Authority, Facts, Invitation, InviteOrder, JoinOrder, Progress, Request, RequestId};
 pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, NamespaceReport, Order, Seen, WatchId};
+pub use crate::tunnel::coalesce::{Coalescer, Joins};
+pub use crate::tunnel::offload::{OFFLOAD, Offload};
+pub use crate::tunnel::segment::Segments;
 pub use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, PeerStatus, Reason, Verdict};
 
 use crate::auth::issue::tenant;

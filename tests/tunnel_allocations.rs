@@ -1,24 +1,27 @@
-//! The established packet path allocates nothing, in either direction. A program of its own, because it counts what the whole process does.
+//! The established packet path allocates nothing, in either direction. A program of its own, because it counts what its threads allocate.
 #![expect(clippy::disallowed_methods, reason = "boringtun reads the system clock, and the figures are timed")]
 #![allow(unsafe_code, reason = "an allocator that counts can only be written so")]
 
+mod pair;
+
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
 use std::time::Duration;
 
-use sluice::clock::{Instant, Now, WallTime};
-use sluice::identity::{End, PeerId, SecretKey};
-use sluice::tunnel::{Addresses, Checksum, Gateway, PeerSpec, Verdict, public_key};
+use pair::{Pair, place};
+use sluice::identity::PeerId;
+use sluice::tunnel::{Checksum, Verdict};
 
 struct Counting;
 
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
 
 // SAFETY: every call is passed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         unsafe { System.alloc(layout) }
     }
 
@@ -27,7 +30,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         unsafe { System.realloc(block, layout, size) }
     }
 }
@@ -35,67 +38,13 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-const PLACES: [&str; 2] = ["192.0.2.1:51820", "198.51.100.7:40000"];
-
-fn place(at: usize) -> SocketAddr {
-    PLACES[at].parse().expect("a socket address")
-}
-
-fn gateway(at: usize, now: Now) -> Gateway {
-    let system = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).expect("after 1970");
-    let system = WallTime(system.as_secs() as i64);
-    let mut gateway = Gateway::new(&SecretKey([at as u8 + 1; 32]), now, WallTime(0), system);
-    let (pods, image) = ("10.42.0.0/16".parse().expect("a prefix"), "10.71.0.0/16".parse().expect("a prefix"));
-    gateway.set_local(&[pods], &[]).expect("room");
-    let addresses = Addresses {
-        end: [End::Inviter, End::Joiner][at],
-        control: Some(([10, 70, 0, 2].into(), [10, 70, 1, 1].into())),
-        node: Some(([10, 70, 0, 1].into(), [10, 70, 2, 1].into())),
-        remote: [(pods, image)].into_iter().collect(),
-    };
-    let spec = PeerSpec {
-        id: PeerId(0),
-        public_key: public_key(&SecretKey([2 - at as u8; 32])),
-        secret: None,
-        preshared: None,
-        keepalive: Some(Duration::from_secs(25)),
-        endpoints: [place(1 - at)].into_iter().collect(),
-        addresses,
-    };
-    gateway.add_peer(spec, now, system).expect("a free row");
-    gateway
-}
-
-/// Carries what waits in one gateway to the other, and answers, until nothing moves.
-fn settle(gateways: &mut [Gateway; 2], now: Now) {
-    let (mut datagram, mut out) = ([0; 2048], [0; 2048]);
-    loop {
-        let mut moved = false;
-        for from in 0..2 {
-            while let Some((_, len)) = gateways[from].poll_datagram(&mut datagram) {
-                moved = true;
-                let (mut bytes, mut sender) = (datagram[..len].to_vec(), from);
-                while let Verdict::ToPeer { len, .. } = gateways[1 - sender].handle_datagram(place(sender), &bytes, now, &mut out) {
-                    bytes = out[..len].to_vec();
-                    sender = 1 - sender;
-                }
-            }
-        }
-        if !moved {
-            return;
-        }
-    }
-}
-
 #[test]
 fn an_established_path_allocates_nothing() {
-    let mut now = Now { mono: Instant::from_boot(Duration::from_secs(100)), wall: WallTime(0) };
-    let mut gateways = [gateway(0, now), gateway(1, now)];
-    settle(&mut gateways, now);
+    let Pair { mut gateways, mut now, .. } = Pair::new();
     let mut original = vec![0u8; 1420];
     original[..20].copy_from_slice(&[0x45, 0, 5, 140, 0, 1, 0, 0, 64, 17, 0, 0, 10, 42, 0, 9, 10, 71, 0, 9]);
     let (mut packet, mut datagram, mut out) = (original.clone(), [0; 2048], [0; 2048]);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = ALLOCATIONS.get();
     let began = std::time::Instant::now();
     const PACKETS: usize = 20_000;
     for n in 0..PACKETS {
@@ -114,7 +63,23 @@ fn an_established_path_allocates_nothing() {
             }
         }
     }
-    let (took, made) = (began.elapsed(), ALLOCATIONS.load(Ordering::Relaxed) - before);
+    let (took, made) = (began.elapsed(), ALLOCATIONS.get() - before);
     assert_eq!(made, 0, "allocations in {PACKETS} packets");
     println!("{PACKETS} packets there and opened: {:?} each", took / PACKETS as u32);
+}
+
+#[test]
+fn frames_taken_apart_and_put_together_allocate_nothing() {
+    let mut pair = Pair::new();
+    let before = ALLOCATIONS.get();
+    let (mut packets, began) = (0, std::time::Instant::now());
+    for n in 0..200 {
+        packets += pair.tcp(n * 61_560);
+        packets += pair.udp();
+        // 2 s in all: no keepalive is due yet.
+        pair.rest(Duration::from_millis(10));
+    }
+    let (took, made) = (began.elapsed(), ALLOCATIONS.get() - before);
+    assert_eq!(made, 0, "allocations in {packets} packets");
+    println!("{packets} packets in frames: {:?} each", took / packets as u32);
 }

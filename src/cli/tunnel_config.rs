@@ -25,8 +25,46 @@ pub struct TunnelConfig {
     pub addresses: Vec<(Ipv4Addr, Prefix)>,
     /// The interface's MTU, in bytes.
     pub mtu: Option<u16>,
+    /// Which work is left to the kernel.
+    pub offload: Offload,
     /// The peers, in the file's order; no key twice.
     pub peers: Vec<PeerConfig>,
+}
+
+/// What the kernel may be asked to do many packets at a time. It is asked for all, and what it refuses is done without; a file may leave
+/// some out, where a kernel or driver does it wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offload {
+    /// Frames of TCP segments at the device.
+    pub tso: bool,
+    /// Frames of UDP datagrams at the device; only with the former.
+    pub uso: bool,
+    /// Datagrams that the socket parts.
+    pub gso: bool,
+    /// Datagrams that the socket joins.
+    pub gro: bool,
+}
+
+impl Offload {
+    const NONE: Offload = Offload { tso: false, uso: false, gso: false, gro: false };
+    /// Everything.
+    pub const ALL: Offload = Offload { tso: true, uso: true, gso: true, gro: true };
+
+    fn read(text: &str) -> Option<Offload> {
+        let mut offload = Offload::NONE;
+        for word in text.split(',').map(str::trim) {
+            match word.to_ascii_lowercase().as_str() {
+                "all" => offload = Offload::ALL,
+                "none" => {}
+                "tso" => offload.tso = true,
+                "uso" => offload.uso = true,
+                "gso" => offload.gso = true,
+                "gro" => offload.gro = true,
+                _ => return None,
+            }
+        }
+        (offload.tso || !offload.uso).then_some(offload)
+    }
 }
 
 /// One `[Peer]` section.
@@ -111,7 +149,7 @@ impl fmt::Display for BadConfig {
             Why::NoInterface => f.write_str("no [Interface] section"),
             Why::NoSection => f.write_str("a key before the first section; begin with [Interface]"),
             Why::Key(section, key) => {
-                let known = if *section == "Interface" { "PrivateKey, ListenPort, Address, MTU" } else { PEER_KEYS };
+                let known = if *section == "Interface" { "PrivateKey, ListenPort, Address, MTU, Offload" } else { PEER_KEYS };
                 write!(f, "[{section}] has no key {key} here; it has {known}")
             }
             Why::Twice(key) => write!(f, "{key} stands twice in this section"),
@@ -163,6 +201,7 @@ struct Draft {
     listen_port: Option<u16>,
     addresses: Vec<(Ipv4Addr, Prefix)>,
     mtu: Option<u16>,
+    offload: Option<Offload>,
     peers: Vec<DraftPeer>,
 }
 
@@ -215,6 +254,7 @@ impl Draft {
             "mtu" => once(&mut self.mtu, "MTU", value, "a number of bytes from 576 to 1600", |text| {
                 text.parse().ok().filter(|mtu| (576..=PACKET_MAX as u16).contains(mtu))
             }),
+            "offload" => once(&mut self.offload, "Offload", value, "all, none, or a list of tso, uso (with tso), gso and gro", Offload::read),
             "address" => list(&mut self.addresses, "Address", value, |text| {
                 let (address, length) = text.split_once('/').unwrap_or((text, "32"));
                 let address = address.parse().ok()?;
@@ -238,7 +278,8 @@ impl Draft {
             let DraftPeer { preshared, allowed, endpoint, keepalive, .. } = draft;
             peers.push(PeerConfig { public_key, preshared, allowed, endpoint, keepalive: keepalive.filter(|&seconds| seconds > 0) });
         }
-        Ok(TunnelConfig { secret, listen_port: self.listen_port.filter(|&port| port > 0), addresses: self.addresses, mtu: self.mtu, peers })
+        let offload = self.offload.unwrap_or(Offload::ALL);
+        Ok(TunnelConfig { secret, listen_port: self.listen_port.filter(|&port| port > 0), addresses: self.addresses, mtu: self.mtu, offload, peers })
     }
 }
 
@@ -371,6 +412,18 @@ mod tests {
         assert_eq!(peer.endpoint, Some(Endpoint::Address("[2001:db8::1]:51820".parse().expect("an address"))));
         assert_eq!(peer.keepalive, Some(25));
         assert!(!format!("{config:?}").contains("[1, 0"), "no secret in debug output");
+    }
+
+    #[test]
+    fn all_work_is_left_to_the_kernel_unless_the_file_says_which() {
+        let offload = |line: &str| parse(&format!("[Interface]\nPrivateKey={ONE}\n{line}")).map(|config| config.offload);
+        let tso_gro = Offload { tso: true, gro: true, ..Offload::NONE };
+        for (line, expected) in [("", Offload::ALL), ("Offload = all", Offload::ALL), ("offload=none", Offload::NONE), ("Offload = TSO, gro", tso_gro)] {
+            assert_eq!(offload(line), Ok(expected), "{line}");
+        }
+        for line in ["Offload = uso", "Offload =", "Offload = lro", "Offload = all\nOffload = all"] {
+            assert!(offload(line).is_err_and(|bad| bad.to_string().contains("Offload")), "{line}");
+        }
     }
 
     #[test]

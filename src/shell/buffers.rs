@@ -1,72 +1,135 @@
-//! Packet buffers, all made at start: the shell's sockets fill them, the cores read and write them, nothing grows.
+//! Packet buffers, all made at start: the shell's sockets fill and empty them, the cores read and write them, nothing grows.
 //!
-//! A [`Batch`] is a fixed number of slots in one block of memory, each with a length and a tag (who sent it, for datagrams).
-//! It decides nothing; when it is full the reader stops and the kernel's queue waits or drops.
+//! [`Incoming`] takes what one call brings from the network, and the frame that a read brings from the device: the two are never there at
+//! once. [`Outgoing`] gathers sealed datagrams until the end of a batch. What does not fit is the caller's to send first.
 
-use std::io;
+use std::net::SocketAddr;
 
-/// A fixed number of packets with a tag each.
-pub struct Batch<T> {
-    bytes: Box<[u8]>,
-    rows: Box<[(usize, T)]>,
-    slot: usize,
-    count: usize,
+use crate::budget::{BATCH_BYTES, BATCHES, DATAGRAM_MAX, OUTGOING_BYTES, RUNS, SINGLE_BYTES, SINGLES};
+
+const _: () = assert!(SINGLES * SINGLE_BYTES <= BATCHES * BATCH_BYTES && BATCHES <= SINGLES && DATAGRAM_MAX < SINGLE_BYTES);
+
+/// The most datagrams the kernel parts at once.
+const RUN_DATAGRAMS: usize = 64;
+/// The most bytes it does: what one datagram over IPv4 holds.
+const RUN_BYTES: usize = 65_507;
+
+/// What one batch holds: datagrams of one sender.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// The sender; `None` if the kernel named none that is understood.
+    pub from: Option<SocketAddr>,
+    /// Bytes.
+    pub len: usize,
+    /// Bytes of each datagram but the last; 0 if there is one.
+    pub size: usize,
 }
 
-impl<T: Copy> Batch<T> {
-    /// `slots` places for packets of at most `size` bytes; `tag` fills the empty ones.
-    pub fn new(slots: usize, size: usize, tag: T) -> Self {
-        Batch { bytes: vec![0; slots * size].into_boxed_slice(), rows: vec![(0, tag); slots].into_boxed_slice(), slot: size, count: 0 }
+/// Batches of datagrams, or a frame.
+pub struct Incoming {
+    bytes: Box<[u8]>,
+    received: [Received; SINGLES],
+    /// Bytes from one batch to the next.
+    stride: usize,
+}
+
+impl Incoming {
+    /// All of it, made once.
+    #[expect(clippy::new_without_default, reason = "it is made at one place, and is large")]
+    pub fn new() -> Incoming {
+        Incoming {
+            bytes: vec![0; BATCHES * BATCH_BYTES].into_boxed_slice(),
+            received: [Received { from: None, len: 0, size: 0 }; SINGLES],
+            stride: BATCH_BYTES,
+        }
     }
 
-    /// Forgets all packets.
+    /// The place for one frame of the device.
+    pub fn frame(&mut self) -> &mut [u8] {
+        &mut self.bytes[..BATCH_BYTES]
+    }
+
+    /// Where a reader puts batches, and what it says of them: [`BATCHES`] of [`BATCH_BYTES`] if the kernel joins datagrams, else [`SINGLES`] of
+    /// [`SINGLE_BYTES`].
+    pub fn batches(&mut self, joined: bool) -> (&mut [u8], &mut [Received]) {
+        let (count, stride) = if joined { (BATCHES, BATCH_BYTES) } else { (SINGLES, SINGLE_BYTES) };
+        self.stride = stride;
+        (&mut self.bytes[..count * stride], &mut self.received[..count])
+    }
+
+    /// The datagrams of batch `at`, and their sender.
+    pub fn batch(&self, at: usize) -> Option<(SocketAddr, impl Iterator<Item = &[u8]>)> {
+        let batch = self.received.get(at)?;
+        let from = at * self.stride;
+        let size = if batch.size == 0 { batch.len } else { batch.size };
+        Some((batch.from?, self.bytes.get(from..from + batch.len.min(self.stride))?.chunks(size.max(1))))
+    }
+}
+
+/// Datagrams of equal length (the last may be shorter) for one destination, one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where they go.
+    pub to: SocketAddr,
+    /// Bytes of each but the last.
+    pub size: usize,
+    /// How many.
+    pub count: usize,
+    from: usize,
+    len: usize,
+}
+
+/// Sealed datagrams in the order they were made.
+pub struct Outgoing {
+    bytes: Box<[u8]>,
+    used: usize,
+    runs: heapless::Vec<Run, RUNS>,
+}
+
+impl Outgoing {
+    /// All of it, made once.
+    #[expect(clippy::new_without_default, reason = "it is made at one place, and is large")]
+    pub fn new() -> Outgoing {
+        Outgoing { bytes: vec![0; OUTGOING_BYTES].into_boxed_slice(), used: 0, runs: heapless::Vec::new() }
+    }
+
+    /// The place for the next datagram, at least [`DATAGRAM_MAX`] long; `None` when what is here must be sent first.
+    pub fn room(&mut self) -> Option<&mut [u8]> {
+        let free = &mut self.bytes[self.used..];
+        (free.len() >= DATAGRAM_MAX && !self.runs.is_full()).then_some(free)
+    }
+
+    /// The place that [`Outgoing::room`] gave now begins with a datagram of `len` bytes.
+    pub fn push(&mut self, to: SocketAddr, len: usize) {
+        let from = self.used;
+        self.used += len;
+        if let Some(run) = self.runs.last_mut() {
+            // A run whose last is shorter is at its end.
+            let whole = run.len == run.size * run.count;
+            if run.to == to && whole && len <= run.size && len > 0 && run.count < RUN_DATAGRAMS && run.len + len <= RUN_BYTES {
+                run.count += 1;
+                run.len += len;
+                return;
+            }
+        }
+        // Room was asked for before.
+        let _ = self.runs.push(Run { to, size: len, count: 1, from, len });
+    }
+
+    /// All runs.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// The bytes of a run.
+    pub fn bytes(&self, run: &Run) -> &[u8] {
+        &self.bytes[run.from..run.from + run.len]
+    }
+
+    /// Forgets everything.
     pub fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    /// How many packets are held.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether no packet is held.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Whether no slot is free.
-    pub fn is_full(&self) -> bool {
-        self.count == self.rows.len()
-    }
-
-    /// Packet `at` with its tag; the bytes may be changed in place.
-    pub fn packet(&mut self, at: usize) -> Option<(&mut [u8], T)> {
-        if at >= self.count {
-            return None;
-        }
-        let (length, tag) = self.rows[at];
-        let from = at * self.slot;
-        Some((&mut self.bytes[from..from + length], tag))
-    }
-
-    /// All packets with their tags, in order of arrival.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], T)> {
-        self.rows[..self.count].iter().enumerate().map(|(at, &(length, tag))| (&self.bytes[at * self.slot..at * self.slot + length], tag))
-    }
-
-    /// Lets `read` fill the next free slot and say how long the packet is and its tag. `Ok(false)` when every slot is taken.
-    ///
-    /// # Errors
-    /// What `read` returned; the slot stays free then.
-    pub fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<(usize, T)>) -> io::Result<bool> {
-        if self.is_full() {
-            return Ok(false);
-        }
-        let from = self.count * self.slot;
-        let (length, tag) = read(&mut self.bytes[from..from + self.slot])?;
-        self.rows[self.count] = (length.min(self.slot), tag);
-        self.count += 1;
-        Ok(true)
+        self.used = 0;
+        self.runs.clear();
     }
 }
 
@@ -74,23 +137,58 @@ impl<T: Copy> Batch<T> {
 mod tests {
     use super::*;
 
+    const A: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+    const B: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2);
+
+    fn gathered(all: &[(SocketAddr, usize)]) -> Vec<(usize, usize)> {
+        let mut outgoing = Outgoing::new();
+        for &(to, len) in all {
+            outgoing.room().expect("room")[..len].fill(len as u8);
+            outgoing.push(to, len);
+        }
+        let bytes: usize = outgoing.runs().iter().map(|run| outgoing.bytes(run).len()).sum();
+        assert_eq!(bytes, all.iter().map(|(_, len)| len).sum::<usize>());
+        outgoing.runs().iter().map(|run| (run.size, run.count)).collect()
+    }
+
     #[test]
-    fn a_batch_holds_what_was_read_and_refuses_more_than_its_slots() {
-        let mut batch = Batch::new(2, 4, 0u8);
-        let put = |batch: &mut Batch<u8>, text: &[u8], tag| {
-            batch.fill(|slot| {
-                slot[..text.len()].copy_from_slice(text);
-                Ok((text.len(), tag))
-            })
-        };
-        assert!(put(&mut batch, b"one", 1).is_ok_and(|filled| filled));
-        assert!(batch.fill(|_| Err(io::ErrorKind::WouldBlock.into())).is_err());
-        assert!(put(&mut batch, b"four", 2).is_ok_and(|filled| filled));
-        assert!(put(&mut batch, b"x", 3).is_ok_and(|filled| !filled));
-        assert_eq!(batch.iter().collect::<Vec<_>>(), [(&b"one"[..], 1), (&b"four"[..], 2)]);
-        assert_eq!(batch.packet(1).map(|(bytes, tag)| (bytes.to_vec(), tag)), Some((b"four".to_vec(), 2)));
-        assert!(batch.packet(2).is_none());
-        batch.clear();
-        assert!(batch.is_empty() && batch.packet(0).is_none());
+    fn a_run_is_of_one_size_and_one_destination_and_a_shorter_datagram_ends_it() {
+        assert_eq!(gathered(&[(A, 100), (A, 100), (A, 60), (A, 60), (A, 100)]), [(100, 3), (60, 1), (100, 1)]);
+        assert_eq!(gathered(&[(A, 100), (B, 100), (A, 100)]), [(100, 1), (100, 1), (100, 1)]);
+        assert_eq!(gathered(&[(A, 100), (A, 101)]), [(100, 1), (101, 1)]);
+        assert_eq!(gathered(&[(A, 0), (A, 0)]), [(0, 1), (0, 1)]);
+        assert_eq!(gathered(&[(A, 96); 65]), [(96, 64), (96, 1)]);
+        assert_eq!(gathered(&[(A, 1452); 46]), [(1452, 45), (1452, 1)]);
+    }
+
+    #[test]
+    fn when_it_is_full_it_says_so() {
+        let mut outgoing = Outgoing::new();
+        let mut count = 0;
+        while outgoing.room().is_some() {
+            outgoing.push(A, DATAGRAM_MAX);
+            count += 1;
+        }
+        assert_eq!(count, OUTGOING_BYTES / DATAGRAM_MAX);
+        outgoing.clear();
+        for n in 0..RUNS {
+            assert!(outgoing.room().is_some(), "{n}");
+            outgoing.push(if n % 2 == 0 { A } else { B }, 10);
+        }
+        assert!(outgoing.room().is_none());
+    }
+
+    #[test]
+    fn a_batch_is_parted_by_its_size() {
+        let mut incoming = Incoming::new();
+        let (bytes, received) = incoming.batches(true);
+        bytes[BATCH_BYTES..BATCH_BYTES + 5].copy_from_slice(b"aabbc");
+        received[0] = Received { from: Some(A), len: 3, size: 0 };
+        received[1] = Received { from: Some(B), len: 5, size: 2 };
+        assert_eq!(incoming.batch(0).map(|(from, all)| (from, all.count())), Some((A, 1)));
+        let (from, all) = incoming.batch(1).expect("a batch");
+        assert_eq!((from, all.collect::<Vec<_>>()), (B, vec![&b"aa"[..], b"bb", b"c"]));
+        assert!(incoming.batch(2).is_none() && incoming.batch(BATCHES).is_none());
+        assert_eq!(incoming.frame().len(), BATCH_BYTES);
     }
 }

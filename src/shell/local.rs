@@ -73,6 +73,12 @@ pub fn listen(path: &Path) -> Result<UnixListener, String> {
     Ok(listener)
 }
 
+/// Takes the socket away again.
+pub fn remove(path: &Path) {
+    // It may be gone already.
+    let _ = fs::remove_file(path);
+}
+
 /// Holds this host's network for one daemon: the packet rules there are one table. Free again when the value, or the process, is gone.
 #[expect(clippy::disallowed_types, reason = "the lock lives as long as the file is open")]
 pub fn alone() -> Result<fs::File, String> {
@@ -138,8 +144,11 @@ async fn answer(mut stream: UnixStream, lines: mpsc::Sender<Line>, refusals: &Re
     loop {
         let reply = tokio::select! {
             reply = said.recv() => reply,
-            // Nothing more is expected from the caller but its going away.
-            _ = from.read(&mut byte) => return,
+            // Nothing more is expected from the caller but a blank line, if it ends its requests with one, and its going away.
+            more = from.read(&mut byte) => match (more, byte) {
+                (Ok(1), [b'\n']) => continue,
+                _ => return,
+            },
         };
         let Some(mut reply) = reply else { break };
         reply.push('\n');

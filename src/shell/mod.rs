@@ -60,6 +60,7 @@ pub mod tls;
 #[expect(clippy::disallowed_types, reason = "the TUN device is a file")]
 pub mod tun;
 pub mod tunnel;
+pub mod uapi;
 #[expect(clippy::disallowed_types, reason = "the one UDP socket")]
 pub mod udp;
 pub mod upkeep;

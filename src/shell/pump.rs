@@ -1,22 +1,20 @@
 //! Moves packets: socket to core to TUN and back, in batches, under a work limit a turn. Shared by the daemon and by `sluice tunnel`.
 //!
-//! One turn is: all outputs, at most 64 datagrams, all outputs, at most 64 packets, all outputs. So neither direction nor the
-//! control work behind it starves. It decides nothing; what the kernel will not take is lost and counted.
+//! One turn is: all outputs, datagrams until 64 or more are taken of each peer and of strangers, all outputs, packets until 64 or more are taken,
+//! all outputs. So neither a peer nor a direction nor the control work behind it starves; a batch or frame that was begun is gone through. What was opened is written, and what was
+//! sealed is sent, at the end of each part. It decides nothing; what the kernel will not take is lost and counted.
 
 use std::io;
 use std::net::SocketAddr;
 
-use super::buffers::Batch;
+use super::buffers::{Incoming, Outgoing};
 use super::tun::Tun;
-use super::udp::{NOBODY, Udp};
-use crate::budget::PACKET_MAX;
+use super::udp::Udp;
 use crate::clock::Now;
-use crate::edge::{Checksum, Reason, Verdict};
+use crate::edge::{Checksum, Coalescer, OFFLOAD, Reason, Segments, Verdict};
 
-/// Datagrams and packets a turn.
+/// Datagrams or packets after which a part of a turn ends.
 const LIMIT: usize = 64;
-/// What WireGuard adds to a packet, padding included.
-const OVERHEAD: usize = 48;
 
 /// What the pump moves packets for.
 pub trait Core {
@@ -41,20 +39,20 @@ pub struct Lost {
 pub struct Pump {
     udp: Udp,
     tun: Tun,
-    datagrams: Batch<SocketAddr>,
-    packets: Batch<()>,
-    out: Box<[u8]>,
+    incoming: Incoming,
+    opened: Coalescer,
+    outgoing: Outgoing,
     lost: Lost,
     flooded: bool,
+    /// The last turn ended at its limit.
+    busy: bool,
 }
 
 impl Pump {
     /// All buffers are made here.
     pub fn new(udp: Udp, tun: Tun) -> Pump {
-        let size = PACKET_MAX + OVERHEAD;
-        let (datagrams, packets) = (Batch::new(LIMIT, size, NOBODY), Batch::new(LIMIT, PACKET_MAX, ()));
-        let out = vec![0; size + OVERHEAD].into_boxed_slice();
-        Pump { udp, tun, datagrams, packets, out, lost: Lost::default(), flooded: false }
+        let opened = Coalescer::new(tun.joins());
+        Pump { udp, tun, incoming: Incoming::new(), opened, outgoing: Outgoing::new(), lost: Lost::default(), flooded: false, busy: false }
     }
 
     /// The UDP port in use.
@@ -64,6 +62,7 @@ impl Pump {
 
     /// Another device in the place of one that was deleted.
     pub fn set_tun(&mut self, tun: Tun) {
+        self.opened.join(tun.joins());
         self.tun = tun;
     }
 
@@ -77,11 +76,15 @@ impl Pump {
         self.flooded
     }
 
-    /// Waits until there is something to read.
+    /// Waits until there is something to read. After a turn that ended at its limit the runtime looks at everything else first: as long as one socket is
+    /// never empty it would hear of no other, nor would any other task have a turn.
     ///
     /// # Errors
     /// When the runtime is shutting down.
     pub async fn ready(&self) -> io::Result<()> {
+        if self.busy {
+            tokio::task::yield_now().await;
+        }
         tokio::select! {
             ready = self.udp.readable() => ready,
             ready = self.tun.readable() => ready,
@@ -93,52 +96,117 @@ impl Pump {
     /// # Errors
     /// When the TUN is gone.
     pub fn turn(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {
-        self.flush(core, now);
-        let refused = self.take_datagrams(core, now);
-        self.flush(core, now);
-        let read = self.take_packets(core, now);
-        self.flooded = refused > 0 && refused == self.datagrams.len() && self.packets.is_empty();
+        self.gather(core, now);
+        let (datagrams, refused) = self.take_datagrams(core, now);
+        self.gather(core, now);
+        let (packets, read) = self.take_packets(core, now);
+        self.busy = datagrams >= LIMIT || packets >= LIMIT;
+        self.flooded = refused > 0 && refused == datagrams && packets == 0;
         self.flush(core, now);
         read
     }
 
     /// Sends what the core wants sent.
     pub fn flush(&mut self, core: &mut impl Core, now: Now) {
-        while let Some((to, length)) = core.poll(now, &mut self.out) {
-            self.lost.datagrams += u64::from(self.udp.send(to, &self.out[..length]).is_err());
+        self.gather(core, now);
+        self.send();
+    }
+
+    /// Takes what the core wants sent into the batch.
+    fn gather(&mut self, core: &mut impl Core, now: Now) {
+        while let Some(out) = self.room()
+            && let Some((to, len)) = core.poll(now, out)
+        {
+            self.outgoing.push(to, len);
         }
     }
 
-    /// How many of them a flood's limits refused.
-    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) -> usize {
-        let mut refused = 0;
-        self.datagrams.clear();
-        // An error here is of one datagram (an ICMP answer to an earlier one of ours, say); the next read goes on.
-        let _ = self.udp.read_batch(&mut self.datagrams, LIMIT);
-        for (datagram, from) in self.datagrams.iter() {
-            match core.datagram(from, datagram, now, &mut self.out) {
-                Verdict::ToTun { len, .. } => self.lost.packets += u64::from(self.tun.write(&self.out[..len]).is_err()),
-                Verdict::ToPeer { to, len } => self.lost.datagrams += u64::from(self.udp.send(to, &self.out[..len]).is_err()),
-                Verdict::Dropped(why) => refused += usize::from(why == Reason::UnderLoad),
-                Verdict::Parked | Verdict::Handled | Verdict::Unknown(_) => {}
-            }
+    /// Room for one more datagram; there is some after sending.
+    fn room(&mut self) -> Option<&mut [u8]> {
+        if self.outgoing.room().is_none() {
+            self.send();
         }
-        refused
+        self.outgoing.room()
     }
 
-    fn take_packets(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {
-        self.packets.clear();
-        let read = self.tun.read_batch(&mut self.packets, LIMIT);
-        for at in 0..self.packets.len() {
-            let Some((packet, ())) = self.packets.packet(at) else { break };
-            if let Verdict::ToPeer { to, len } = core.packet(packet, Checksum::Whole, now, &mut self.out) {
-                self.lost.datagrams += u64::from(self.udp.send(to, &self.out[..len]).is_err());
+    fn send(&mut self) {
+        self.lost.datagrams += self.udp.send(&self.outgoing);
+        self.outgoing.clear();
+    }
+
+    fn write(&mut self) {
+        self.lost.packets += self.tun.write_frames(&mut self.opened);
+    }
+
+    /// How many were taken, and how many of them a flood's limits refused.
+    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) -> (usize, usize) {
+        let (mut taken, mut refused) = (0, 0);
+        for lane in self.udp.waiting() {
+            let (mut here, mut more) = (0, true);
+            while more && here < LIMIT {
+                let count;
+                (count, more) = self.udp.receive(lane as usize, &mut self.incoming);
+                for at in 0..count {
+                    let Some((from, datagrams)) = self.incoming.batch(at) else { continue };
+                    for datagram in datagrams {
+                        here += 1;
+                        if self.opened.slot().is_none() {
+                            self.lost.packets += self.tun.write_frames(&mut self.opened);
+                        }
+                        let Some(out) = self.opened.slot() else { break };
+                        match core.datagram(from, datagram, now, out) {
+                            Verdict::ToTun { peer, len } => {
+                                self.opened.take(len);
+                                if usize::from(peer.0) != lane as usize {
+                                    self.udp.heard(peer.0.into(), from, lane as usize);
+                                }
+                            }
+                            Verdict::ToPeer { to, len } => {
+                                if self.outgoing.room().is_none() {
+                                    self.lost.datagrams += self.udp.send(&self.outgoing);
+                                    self.outgoing.clear();
+                                }
+                                if let Some(room) = self.outgoing.room() {
+                                    room[..len].copy_from_slice(&out[..len]);
+                                    self.outgoing.push(to, len);
+                                }
+                            }
+                            Verdict::Dropped(why) => refused += usize::from(why == Reason::UnderLoad),
+                            Verdict::Parked | Verdict::Handled | Verdict::Unknown(_) => {}
+                        }
+                    }
+                }
+            }
+            taken += here;
+        }
+        self.write();
+        (taken, refused)
+    }
+
+    /// How many were taken, or that the device is gone.
+    fn take_packets(&mut self, core: &mut impl Core, now: Now) -> (usize, io::Result<()>) {
+        let mut taken = 0;
+        while taken < LIMIT {
+            let (offload, length) = match self.tun.read(self.incoming.frame()) {
+                Ok(read) => read,
+                // EBADFD: the device was deleted. EIO: it is down, and will tell so again.
+                Err(why) if why.raw_os_error() == Some(libc::EBADFD) => return (taken, Err(why)),
+                Err(_) => break,
+            };
+            let frame = &mut self.incoming.frame()[OFFLOAD..OFFLOAD + length];
+            let mut segments = Segments::new(offload, frame);
+            while let Some((packet, checksum)) = segments.next(frame) {
+                taken += 1;
+                if self.outgoing.room().is_none() {
+                    self.lost.datagrams += self.udp.send(&self.outgoing);
+                    self.outgoing.clear();
+                }
+                let Some(out) = self.outgoing.room() else { break };
+                if let Verdict::ToPeer { to, len } = core.packet(packet, checksum, now, out) {
+                    self.outgoing.push(to, len);
+                }
             }
         }
-        match read {
-            // EBADFD and EIO: the device was deleted, or is down and will tell so again.
-            Err(why) if why.raw_os_error() == Some(libc::EBADFD) => Err(why),
-            _ => Ok(()),
-        }
+        (taken, Ok(()))
     }
 }

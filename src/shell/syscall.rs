@@ -3,12 +3,18 @@
 //! Called by `time`, `tun`, `udp`, `netlink` and `status`; decides nothing.
 #![expect(unsafe_code, reason = "system calls that neither std nor socket2 offers; every pointer passed lives in the calling function")]
 
+use std::array::from_fn;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::null_mut;
 use std::time::Duration;
 
+use socket2::{SockAddr, SockAddrStorage};
 use tokio::io::unix::AsyncFd;
+
+use crate::shell::buffers::Received;
 
 /// The clocks we read.
 #[derive(Clone, Copy)]
@@ -68,8 +74,9 @@ pub(super) fn space(path: &str) -> io::Result<(u64, bool)> {
     Ok((u64::from(found.f_bavail).saturating_mul(found.f_frsize as u64), found.f_flag as u64 & libc::ST_RDONLY as u64 != 0))
 }
 
-/// Makes an open `/dev/net/tun` the device `name`: layer 3, no packet information header, for one process.
-pub(super) fn attach_tun(device: &impl AsFd, name: &str) -> io::Result<()> {
+/// Makes an open `/dev/net/tun` the device `name`: layer 3, no packet information header, for one process; with `headers` each frame begins
+/// with a `virtio_net_hdr`.
+pub(super) fn attach_tun(device: &impl AsFd, name: &str, headers: bool) -> io::Result<()> {
     // SAFETY: all zeros is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() {
@@ -78,9 +85,16 @@ pub(super) fn attach_tun(device: &impl AsFd, name: &str) -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL) as libc::c_short;
+    let headers = if headers { libc::IFF_VNET_HDR } else { 0 };
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL | headers) as libc::c_short;
     // SAFETY: the descriptor is open, and `request` is an ifreq that outlives the call.
     check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })
+}
+
+/// Says which frames the program behind the device takes: `TUN_F_*`.
+pub(super) fn set_offload(device: &impl AsFd, frames: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and this request takes a number.
+    check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(frames)) })
 }
 
 /// Sets a socket option whose value is an integer.
@@ -93,6 +107,169 @@ pub(super) fn set_option(socket: &impl AsFd, level: i32, option: i32, value: i32
 pub(super) fn watched<T: AsFd + AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: `owner` is a std type that owns its descriptor, never swaps it, and closes it only after the AsyncFd has let go of it.
     unsafe { AsyncFd::register(owner) }.map_err(|refused| refused.into_parts().1)
+}
+
+/// Datagrams of one destination: one, or several of `size` bytes (the last may be shorter) for the kernel to part.
+#[derive(Clone, Copy)]
+pub(super) struct Parcel<'a> {
+    pub(super) to: SocketAddr,
+    pub(super) bytes: &'a [u8],
+    pub(super) size: Option<u16>,
+}
+
+/// The most parcels of one call.
+pub(super) const PARCELS: usize = 16;
+
+/// The kernel's `user_msghdr`, `mmsghdr` and `cmsghdr` with room for a number. A C library's own may differ from them, and musl's sendmmsg
+/// is a loop of single calls.
+#[repr(C)]
+struct Message {
+    head: MessageHead,
+    /// Filled in by the kernel.
+    len: u32,
+}
+
+#[repr(C)]
+struct MessageHead {
+    name: *mut libc::c_void,
+    name_len: u32,
+    parts: *mut libc::iovec,
+    part_count: usize,
+    control: *mut libc::c_void,
+    control_len: usize,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Control {
+    len: usize,
+    level: i32,
+    kind: i32,
+    number: [u8; 8],
+}
+
+const CONTROL_HEAD: usize = size_of::<usize>() + 2 * size_of::<i32>();
+
+/// Sends parcels, at most [`PARCELS`]; says how many went.
+///
+/// # Errors
+/// What the kernel said of the first one.
+pub(super) fn send_many(socket: &impl AsFd, parcels: &[Parcel<'_>]) -> io::Result<usize> {
+    let parcels = &parcels[..parcels.len().min(PARCELS)];
+    let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    let names: [SockAddr; PARCELS] = from_fn(|at| parcels.get(at).map_or(nobody, |p| p.to).into());
+    let mut parts: [libc::iovec; PARCELS] = from_fn(|at| {
+        let bytes = parcels.get(at).map_or(&[][..], |p| p.bytes);
+        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+    });
+    let mut controls = [Control::default(); PARCELS];
+    for (control, size) in controls.iter_mut().zip(parcels).filter_map(|(control, p)| Some((control, p.size?))) {
+        *control = Control { len: CONTROL_HEAD + 2, level: libc::SOL_UDP, kind: libc::UDP_SEGMENT, number: [0; 8] };
+        control.number[..2].copy_from_slice(&size.to_ne_bytes());
+    }
+    let mut messages: [Message; PARCELS] = from_fn(|at| {
+        let controlled = parcels.get(at).is_some_and(|p| p.size.is_some());
+        let head = MessageHead {
+            name: names[at].as_ptr().cast_mut().cast(),
+            name_len: names[at].len(),
+            parts: &raw mut parts[at],
+            part_count: 1,
+            control: if controlled { (&raw mut controls[at]).cast() } else { null_mut() },
+            control_len: if controlled { size_of::<Control>() } else { 0 },
+            flags: 0,
+        };
+        Message { head, len: 0 }
+    });
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open; the first `parcels.len()` messages, and the names, parts and controls they point to, outlive the call.
+    // The kernel only reads what names and parts point to.
+    let sent = unsafe { libc::syscall(libc::SYS_sendmmsg, fd, messages.as_mut_ptr(), parcels.len(), 0) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Receives into equal parts of `bytes`, one for each of `received`, at most `N`; says how many were filled. Without `many`, at most one is.
+/// Each is a datagram or, where the socket joins them (`UDP_GRO`), several from one sender.
+///
+/// # Errors
+/// What the kernel said; `WouldBlock` if there is none.
+pub(super) fn receive_many<const N: usize>(socket: &impl AsFd, bytes: &mut [u8], many: bool, received: &mut [Received]) -> io::Result<usize> {
+    let count = received.len().min(N);
+    let stride = (bytes.len() / count.max(1)).max(1);
+    let mut names: [SockAddrStorage; N] = from_fn(|_| SockAddrStorage::zeroed());
+    let mut controls = [Control::default(); N];
+    let mut chunks = bytes.chunks_exact_mut(stride);
+    let mut parts: [libc::iovec; N] = from_fn(|_| {
+        let chunk = chunks.next().unwrap_or_default();
+        libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: chunk.len() }
+    });
+    let mut messages: [Message; N] = from_fn(|at| {
+        let head = MessageHead {
+            name: (&raw mut names[at]).cast(),
+            name_len: size_of::<SockAddrStorage>() as u32,
+            parts: &raw mut parts[at],
+            part_count: 1,
+            control: (&raw mut controls[at]).cast(),
+            control_len: size_of::<Control>(),
+            flags: 0,
+        };
+        Message { head, len: 0 }
+    });
+    let fd = socket.as_fd().as_raw_fd();
+    let filled = if many {
+        // SAFETY: the descriptor is open; the first `count` messages, and what they point to, are valid and outlive the call. No time limit.
+        usize::try_from(unsafe { libc::syscall(libc::SYS_recvmmsg, fd, messages.as_mut_ptr(), count, libc::MSG_DONTWAIT, null_mut::<libc::c_void>()) })
+            .map_err(|_| io::Error::last_os_error())?
+    } else {
+        // SAFETY: as above, for the first message.
+        let len = unsafe { libc::syscall(libc::SYS_recvmsg, fd, &raw mut messages[0].head, libc::MSG_DONTWAIT) };
+        messages[0].len = u32::try_from(len).map_err(|_| io::Error::last_os_error())?;
+        1
+    };
+    for (at, (message, name)) in messages.iter().zip(names).enumerate().take(filled) {
+        // SAFETY: the kernel wrote an address of this length, or none (length 0), into zeroed storage.
+        let from = unsafe { SockAddr::new(name, message.head.name_len.min(size_of::<SockAddrStorage>() as u32)) };
+        let (len, control) = (message.len as usize, &controls[at]);
+        let joined =
+            message.head.control_len >= CONTROL_HEAD && control.level == libc::SOL_UDP && control.kind == libc::UDP_GRO && control.len >= CONTROL_HEAD + 4;
+        let size = if joined { i32::from_ne_bytes([control.number[0], control.number[1], control.number[2], control.number[3]]) } else { 0 };
+        received[at] = Received { from: from.as_socket(), len: len.min(stride), size: usize::try_from(size).unwrap_or(0) };
+    }
+    Ok(filled)
+}
+
+/// A set of sockets that can be asked with one call which of them have something to read: `epoll`.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn poll_set() -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointer.
+    let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    check(fd)?;
+    // SAFETY: the descriptor was just made, and is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes a socket into the set, under a number. It leaves when it is closed.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn poll_add(set: &OwnedFd, socket: &impl AsFd, number: u32) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: u64::from(number) };
+    // SAFETY: both descriptors are open, and `event` outlives the call.
+    check(unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, socket.as_fd().as_raw_fd(), &raw mut event) })
+}
+
+/// The numbers of those that have something to read, at most `N`, and at once.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn poll_ready<const N: usize>(set: &OwnedFd) -> io::Result<heapless::Vec<u32, N>> {
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; N];
+    // SAFETY: the descriptor is open, and the pointer and number describe `events`.
+    let count = unsafe { libc::epoll_wait(set.as_raw_fd(), events.as_mut_ptr(), N as i32, 0) };
+    check(count)?;
+    Ok(events.iter().take(count as usize).map(|event| event.u64 as u32).collect())
 }
 
 fn check(returned: i32) -> io::Result<()> {

@@ -1,18 +1,20 @@
-//! The TUN device: IP packets from and to the kernel, read into buffers the caller lends.
+//! The TUN device: frames of IP packets from and to the kernel, in buffers the caller lends.
 //!
-//! Read first: Documentation/networking/tuntap.rst of Linux. The driver waits in [`Tun::readable`], then takes a batch up to its
-//! work limit. The device lives as long as this value and vanishes with the process; nothing persistent is made, and an interface
-//! that exists already is never adopted. Addresses and routes are `link`'s.
+//! Read first: Documentation/networking/tuntap.rst of Linux, and `struct virtio_net_hdr`. The device is asked for frames of many packets
+//! (TCP, and since Linux 6.2 UDP): one system call then moves what would be forty. Where the kernel refuses that, a frame is a packet. The
+//! driver waits in [`Tun::readable`], then reads up to its work limit. The device lives as long as this value and vanishes with the
+//! process; nothing persistent is made, and an interface that exists already is never adopted. Addresses and routes are `link`'s.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::shell::buffers::Batch;
+use crate::budget::FRAME_PACKETS;
+use crate::edge::{Coalescer, Joins, OFFLOAD, Offload};
 use crate::shell::syscall;
 
 const DEVICE: &str = "/dev/net/tun";
@@ -20,6 +22,9 @@ const DEVICE: &str = "/dev/net/tun";
 /// An attached TUN device.
 pub struct Tun {
     device: AsyncFd<File>,
+    /// Whether every frame, in both directions, begins with a header.
+    headers: bool,
+    joins: Joins,
 }
 
 /// Why there is no device.
@@ -59,11 +64,19 @@ impl std::error::Error for TunError {
 }
 
 impl Tun {
-    /// Makes the device `name`. Must be called inside the runtime.
+    /// Makes the device `name`, for the largest frames the kernel has. Must be called inside the runtime.
     ///
     /// # Errors
     /// [`TunError`] says what is in the way and what to do.
     pub fn open(name: &str) -> Result<Tun, TunError> {
+        Tun::open_with(name, Joins::TcpAndUdp)
+    }
+
+    /// The same, for frames of no more than `most`.
+    ///
+    /// # Errors
+    /// As [`Tun::open`].
+    pub fn open_with(name: &str, most: Joins) -> Result<Tun, TunError> {
         if !valid_name(name) {
             return Err(TunError::Name(name.chars().take(32).collect()));
         }
@@ -74,18 +87,30 @@ impl Tun {
                 _ => TunError::Kernel(name.into(), why),
             }
         })?;
-        syscall::attach_tun(&device, name).map_err(|why| match why.raw_os_error() {
+        let mut headers = most != Joins::None;
+        let mut attached = syscall::attach_tun(&device, name, headers);
+        if headers && attached.as_ref().is_err_and(|why| why.raw_os_error() == Some(libc::EINVAL)) {
+            headers = false;
+            attached = syscall::attach_tun(&device, name, headers);
+        }
+        attached.map_err(|why| match why.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => TunError::NoRight(why),
             Some(libc::EBUSY | libc::EEXIST) => TunError::Taken(name.into()),
             // The name of an interface of another kind.
             Some(libc::EINVAL) => TunError::Taken(name.into()),
             _ => TunError::Kernel(name.into(), why),
         })?;
+        let joins = if headers { frames(&device, most) } else { Joins::None };
         let device = syscall::watched(device).map_err(|why| TunError::Kernel(name.into(), why))?;
-        Ok(Tun { device })
+        Ok(Tun { device, headers, joins })
     }
 
-    /// Waits until a packet may be read. It may also return when there is none; [`Tun::read_batch`] then finds nothing.
+    /// Which packets may be joined to frames for this device.
+    pub fn joins(&self) -> Joins {
+        self.joins
+    }
+
+    /// Waits until a packet may be read. It may also return when there is none; [`Tun::read`] then says so.
     ///
     /// # Errors
     /// When the runtime is shutting down.
@@ -93,32 +118,62 @@ impl Tun {
         self.device.readable().await.map(|mut guard| guard.retain_ready())
     }
 
-    /// Reads packets into the free slots of `batch`, at most `limit`, until the kernel has none; says how many came.
-    ///
-    /// A packet longer than a slot cannot come while the slots hold the interface's MTU.
+    /// Reads a frame: what is to be done with it, and its length. It begins at `buffer[OFFLOAD]`.
     ///
     /// # Errors
-    /// The first error other than "no packet now" (`EBADFD`: somebody deleted the interface); packets read before it are in the batch.
-    pub fn read_batch(&self, batch: &mut Batch<()>, limit: usize) -> io::Result<usize> {
-        for count in 0..limit {
-            let one = batch.fill(|slot| self.device.try_io(Interest::READABLE, |mut device| device.read(slot)).map(|length| (length, ())));
-            match one {
-                Ok(true) => {}
-                Ok(false) => return Ok(count),
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(count),
-                Err(why) => return Err(why),
-            }
+    /// `WouldBlock` if there is none now; `EBADFD` if somebody deleted the interface; others.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<(Offload, usize)> {
+        let from = if self.headers { 0 } else { OFFLOAD };
+        let length = self.device.try_io(Interest::READABLE, |mut device| device.read(&mut buffer[from..]))?;
+        if !self.headers {
+            return Ok((Offload::NONE, length));
         }
-        Ok(limit)
+        let head: &[u8; OFFLOAD] = buffer[..length].first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok((Offload::read(head), length - OFFLOAD))
     }
 
     /// Hands one IP packet to the kernel.
     ///
     /// # Errors
-    /// The kernel's refusal (interface down, malformed packet, queue full): the packet is lost, the caller counts it.
+    /// The kernel's refusal (interface down, malformed packet, queue full): the packet is lost.
     pub fn write(&self, packet: &[u8]) -> io::Result<()> {
-        self.device.get_ref().write(packet).map(|_| ())
+        let header = Offload::NONE.write();
+        let pieces = [IoSlice::new(&header), IoSlice::new(packet)];
+        self.device.get_ref().write_vectored(&pieces[usize::from(!self.headers)..]).map(|_| ())
     }
+
+    /// Hands all frames to the kernel; says how many packets it refused (interface down, malformed, queue full), which are lost.
+    pub fn write_frames(&mut self, frames: &mut Coalescer) -> u64 {
+        let mut lost = 0;
+        for at in 0..frames.frames() {
+            let (header, count) = frames.finish(at);
+            let mut pieces: heapless::Vec<IoSlice<'_>, { FRAME_PACKETS + 1 }> = heapless::Vec::new();
+            let head = self.headers.then_some(&header[..]);
+            // A frame has at most as many pieces as there are slots.
+            pieces.extend(head.into_iter().chain(frames.pieces(at)).map(IoSlice::new));
+            if let Err(why) = self.device.get_ref().write_vectored(&pieces) {
+                lost += count as u64;
+                if count > 1 && why.raw_os_error() == Some(libc::EINVAL) {
+                    // A kind of frame this kernel does not take after all.
+                    self.joins = if self.joins == Joins::TcpAndUdp { Joins::Tcp } else { Joins::None };
+                }
+            }
+        }
+        frames.clear();
+        frames.join(self.joins);
+        lost
+    }
+}
+
+/// Asks for frames, and for fewer kinds when refused. IPv6 ones are never asked for but with UDP, where the kernel knows only both.
+fn frames(device: &File, most: Joins) -> Joins {
+    const TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4;
+    if most == Joins::TcpAndUdp && syscall::set_offload(device, TCP | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok() {
+        return Joins::TcpAndUdp;
+    }
+    // If even that is refused the kernel sends plain packets; what we write it takes as it always has.
+    let _ = syscall::set_offload(device, TCP);
+    Joins::Tcp
 }
 
 /// Whether the kernel, `/proc/sys` and our rules all take `name` as it stands.

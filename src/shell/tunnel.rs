@@ -6,16 +6,17 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::log::{chain, log};
 use super::pump::{Core, Pump};
 use super::tun::Tun;
-use super::udp::Udp;
+use super::udp::{Sends, Udp};
 use super::upkeep::{Upkeep, Wanted};
-use super::{link, time};
-use crate::cli::tunnel_config::{Endpoint, PeerConfig, TunnelConfig};
+use super::{link, local, time, uapi};
+use crate::cli::tunnel_config::{Endpoint, Offload, PeerConfig, TunnelConfig};
 use crate::clock::Now;
-use crate::edge::{Addresses, Checksum, Gateway, PeerSpec, Verdict};
+use crate::edge::{Addresses, Checksum, Gateway, Joins, PeerSpec, Verdict};
 use crate::identity::{End, PeerId, Prefix};
 
 /// How often a look is taken at the device's routes, and at timers that are not due earlier.
@@ -47,16 +48,24 @@ impl Core for Gateway {
 }
 
 async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
-    let udp = Udp::bind(config.listen_port.unwrap_or(0)).map_err(|e| chain(&e).to_string())?;
-    let tun = Tun::open(interface).map_err(|e| chain(&e).to_string())?;
+    let offload = config.offload;
+    let sends = if offload.gso { Sends::Parted } else { Sends::Many };
+    let udp = Udp::bind_with(config.listen_port.unwrap_or(0), sends, offload.gro).map_err(|e| chain(&e).to_string())?;
+    let joins = match offload {
+        Offload { tso: true, uso: true, .. } => Joins::TcpAndUdp,
+        Offload { tso: true, .. } => Joins::Tcp,
+        _ => Joins::None,
+    };
+    let tun = Tun::open_with(interface, joins).map_err(|e| chain(&e).to_string())?;
     let mut pump = Pump::new(udp, tun);
     let (now, system) = (time::now(), time::wall());
     let mut gateway = Gateway::new(&config.secret, now, now.wall, system);
     let everything = Prefix::new(Ipv4Addr::UNSPECIFIED, 0).into_iter().collect::<Vec<_>>();
     gateway.set_local(&everything, &[]).map_err(|_| "the gateway takes no prefix".to_owned())?;
-    let mut routes = Vec::new();
+    let (mut routes, mut called) = (Vec::new(), Vec::new());
     for (row, peer) in config.peers.iter().enumerate() {
         let spec = spec(PeerId(row as u8), peer).await?;
+        called.push(spec.endpoints.first().copied());
         routes.extend(spec.addresses.remote.iter().map(|&(prefix, _)| prefix));
         gateway.add_peer(spec, now, system).map_err(|e| format!("peer {}: {e}", row + 1))?;
     }
@@ -71,6 +80,15 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
 
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("signals cannot be had: {e}"))?;
+    // Asked by `wg show` alone: without it the tunnel is none the worse.
+    let (lines, mut asked) = mpsc::channel(1);
+    let socket = uapi::path(interface);
+    let listens = local::listen(&socket);
+    let shown = listens.is_ok();
+    match listens {
+        Ok(listener) => drop(tokio::spawn(local::serve(listener, lines, local::Refusals::default()))),
+        Err(why) => log!(Warn, "tunnel", "wg show will not see {interface}: {why}"),
+    }
     let mut tick = time::mono() + TICK;
     loop {
         let now = time::now();
@@ -87,9 +105,18 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
         tokio::select! {
             _ = pump.ready() => {}
             () = tokio::time::sleep(until) => {}
+            Some(line) = asked.recv() => {
+                let (now, wall) = (time::now(), Duration::from_secs(time::wall().0.max(0).unsigned_abs()));
+                let seen: Vec<uapi::Seen> = called.iter().enumerate().map(|(row, called)| (*called, gateway.status(PeerId(row as u8), now))).collect();
+                // It holds one line for a caller that has just asked.
+                let _ = line.replies.try_send(uapi::answer(&line.text, config, pump.port(), wall, &seen));
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
+    }
+    if shown {
+        local::remove(&socket);
     }
     upkeep.remove().map_err(|e| chain(&e).to_string())
 }

@@ -1,26 +1,71 @@
-//! The gateway's UDP socket: one port for IPv4 and IPv6, read and written in batches.
+//! The gateway's UDP port: for IPv4 and IPv6, read and written in batches.
 //!
+//! A peer that is heard gets a lane: a socket of its own on the same port, connected to where the peer is, so that the kernel sorts its datagrams
+//! out and keeps them in a queue of their own. Lanes are read turn and turn about, and what one peer, or a stranger, sends too much is lost in
+//! its own queue. Where there can be no lane, the one socket takes all.
+//!
+//! Datagrams of one size to one destination go to the kernel as one, which parts them (`UDP_SEGMENT`); where it will not, several go with
+//! one call (`sendmmsg`), and where there is no such call, one by one. Those that come may be joined by the kernel (`UDP_GRO`).
 //! Called by the driver alone. Addresses leave here in their plain form (an IPv4 sender is an IPv4 address, whatever the
 //! socket's family). It decides nothing; what the kernel does not take is lost, as the network loses packets.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::fd::OwnedFd;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::shell::buffers::Batch;
-use crate::shell::syscall;
+use crate::budget::{BATCHES, PEERS, SINGLES};
+use crate::shell::buffers::{Incoming, Outgoing, Run};
+use crate::shell::syscall::{self, PARCELS, Parcel};
 
-/// What the kernel may queue for us in each direction, in bytes; as much of it as the machine grants.
+/// What the kernel may queue for us in each direction and lane, in bytes; as much of it as the machine grants (`udp_mem` bounds all together).
 const QUEUE: usize = 2 * 1024 * 1024;
+/// Datagrams that miss their lane before the kernel may join those in the open too.
+const MISSES: u64 = 4096;
+/// The number of the socket that everybody may send to; lanes have their peer's.
+pub const OPEN: usize = PEERS;
 
-/// A bound UDP socket.
+/// A bound UDP port.
 pub struct Udp {
-    socket: AsyncFd<UdpSocket>,
+    open: UdpSocket,
+    lanes: [Option<Lane>; PEERS],
+    set: AsyncFd<OwnedFd>,
     both: bool,
+    sends: Sends,
+    /// Whether several batches are received with one call.
+    many: bool,
+    /// Whether the kernel may join datagrams, and whether it does in the open: strangers send little, and what they send too much is cheapest so.
+    joined: bool,
+    open_joined: bool,
+    /// Whether peers may have lanes.
+    laned: bool,
+    /// Peers for which none could be made, a bit each.
+    barred: u64,
+    /// Datagrams of peers that came in the open although they have a lane.
+    missed: u64,
+}
+
+const _: () = assert!(PEERS <= u64::BITS as usize);
+
+/// A peer's own socket, and where the peer is.
+struct Lane {
+    socket: UdpSocket,
+    to: SocketAddr,
+}
+
+/// How datagrams are sent; each is the next one's better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sends {
+    /// One by one.
+    One,
+    /// Several with one call.
+    Many,
+    /// Several as one, which the kernel parts.
+    Parted,
 }
 
 /// Why there is no socket.
@@ -61,15 +106,27 @@ impl Udp {
     /// # Errors
     /// [`UdpError`] says what is in the way.
     pub fn bind(port: u16) -> Result<Udp, UdpError> {
+        Udp::bind_with(port, Sends::Parted, true)
+    }
+
+    /// The same, with no better way of sending than `sends`, and datagrams joined by the kernel only if `joined`.
+    ///
+    /// # Errors
+    /// As [`Udp::bind`].
+    pub fn bind_with(port: u16, sends: Sends, joined: bool) -> Result<Udp, UdpError> {
         let refused = |why: io::Error| if why.kind() == io::ErrorKind::AddrInUse { UdpError::Taken(port) } else { UdpError::Kernel(port, why) };
-        let (socket, both) = match bound(port, true) {
+        let (socket, both) = match bound(port, true, false) {
             Ok(socket) => (socket, true),
             Err(why) if why.kind() == io::ErrorKind::AddrInUse => return Err(UdpError::Taken(port)),
-            Err(_) => (bound(port, false).map_err(refused)?, false),
+            Err(_) => (bound(port, false, false).map_err(refused)?, false),
         };
         enlarge(&socket);
-        let socket = syscall::watched(socket.into()).map_err(|why| UdpError::Kernel(port, why))?;
-        Ok(Udp { socket, both })
+        let kernel = |why: io::Error| UdpError::Kernel(port, why);
+        let open: UdpSocket = socket.into();
+        let set = syscall::poll_set().map_err(kernel)?;
+        syscall::poll_add(&set, &open, OPEN as u32).map_err(kernel)?;
+        let set = syscall::watched(set).map_err(kernel)?;
+        Ok(Udp { open, lanes: [const { None }; PEERS], set, both, sends, many: true, joined, open_joined: false, laned: true, barred: 0, missed: 0 })
     }
 
     /// The port.
@@ -77,7 +134,7 @@ impl Udp {
     /// # Errors
     /// The kernel's.
     pub fn port(&self) -> io::Result<u16> {
-        self.socket.get_ref().local_addr().map(|address| address.port())
+        self.open.local_addr().map(|address| address.port())
     }
 
     /// Waits until a datagram may be read. It may also return when there is none.
@@ -85,46 +142,168 @@ impl Udp {
     /// # Errors
     /// When the runtime is shutting down.
     pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await.map(|mut guard| guard.retain_ready())
+        self.set.readable().await.map(|mut guard| guard.retain_ready())
     }
 
-    /// Reads datagrams and their senders into the free slots of `batch`, at most `limit`, until the kernel has none; says how many came.
-    /// One longer than a slot is cut there, and no longer opens.
-    ///
-    /// # Errors
-    /// The first error other than "none now"; datagrams read before it are in the batch.
-    pub fn read_batch(&self, batch: &mut Batch<SocketAddr>, limit: usize) -> io::Result<usize> {
-        for count in 0..limit {
-            match batch.fill(|slot| self.socket.try_io(Interest::READABLE, |socket| socket.recv_from(slot)).map(|(length, from)| (length, plain(from)))) {
-                Ok(true) => {}
-                Ok(false) => return Ok(count),
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(count),
-                Err(why) => return Err(why),
+    /// The lanes that have something to read, each once, whoever waits longest first; [`OPEN`] is the socket that is nobody's.
+    pub fn waiting(&self) -> heapless::Vec<u32, { PEERS + 1 }> {
+        let some = |set: &OwnedFd| syscall::poll_ready(set).and_then(|found| if found.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(found) });
+        self.set.try_io(Interest::READABLE, some).unwrap_or_default()
+    }
+
+    /// Receives what one call brings of a lane; says how many batches that is, and whether there may be more.
+    /// A datagram longer than there is room for is cut there, and no longer opens.
+    pub fn receive(&mut self, lane: usize, incoming: &mut Incoming) -> (usize, bool) {
+        let own = self.lanes.get(lane).and_then(Option::as_ref);
+        let (socket, joined) = own.map_or((&self.open, self.open_joined), |own| (&own.socket, self.joined));
+        let (bytes, received) = incoming.batches(joined);
+        let done = match joined {
+            true => syscall::receive_many::<BATCHES>(socket, bytes, self.many, received),
+            false => syscall::receive_many::<SINGLES>(socket, bytes, self.many, received),
+        };
+        match done {
+            Ok(count) => {
+                for batch in &mut received[..count] {
+                    batch.from = batch.from.map(plain);
+                }
+                // Fewer than there is room for: the queue is empty.
+                (count, !self.many || count == received.len())
+            }
+            Err(why) if why.raw_os_error() == Some(libc::ENOSYS) => (0, std::mem::take(&mut self.many)),
+            // Otherwise an error of one datagram (an ICMP answer to an earlier one of ours, say); the next call goes on.
+            Err(_) => (0, false),
+        }
+    }
+
+    /// `peer` was heard from `from`, in another lane than its own: it has one from now on, where it is now.
+    pub fn heard(&mut self, peer: usize, from: SocketAddr, lane: usize) {
+        if let Some(other) = self.lanes.get_mut(lane) {
+            // Its place was taken over: whose it was is heard in the open again.
+            other.take_if(|other| other.to == from);
+        }
+        let Some(own) = self.lanes.get(peer).filter(|_| self.laned && self.barred & 1 << peer == 0) else { return };
+        if own.as_ref().is_some_and(|own| own.to == from) {
+            // Some were under way when the lane was made. If it goes on, the peer calls another of the host's addresses than the one the kernel
+            // answers from, and its lane gets nothing.
+            self.missed += 1;
+            if self.missed == MISSES {
+                self.join_open();
+            }
+            return;
+        }
+        match self.lane(peer, from) {
+            Ok(lane) => self.lanes[peer] = Some(lane),
+            // The kernel shares no port.
+            Err(why) if matches!(why.raw_os_error(), Some(libc::EADDRINUSE | libc::ENOPROTOOPT)) => self.end_lanes(),
+            // Too many open files, say. It is heard in the open.
+            Err(_) => self.barred |= 1 << peer,
+        }
+    }
+
+    fn lane(&self, peer: usize, to: SocketAddr) -> io::Result<Lane> {
+        // Shared with our own lanes for this moment only: nobody else is to take the port.
+        let open = SockRef::from(&self.open);
+        open.set_reuse_port(true)?;
+        let made = bound(self.port()?, self.both, true);
+        open.set_reuse_port(false)?;
+        let socket = made?;
+        socket.connect(&self.address(to).into())?;
+        enlarge(&socket);
+        // Linux 5.0 and later; without, every datagram comes alone.
+        let _ = self.joined && syscall::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        let socket: UdpSocket = socket.into();
+        syscall::poll_add(self.set.get_ref(), &socket, peer as u32)?;
+        Ok(Lane { socket, to })
+    }
+
+    /// One socket takes all, and may join them.
+    fn end_lanes(&mut self) {
+        self.laned = false;
+        self.lanes = [const { None }; PEERS];
+        self.join_open();
+    }
+
+    fn join_open(&mut self) {
+        self.open_joined = self.joined && syscall::set_option(&self.open, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+    }
+
+    /// Sends all that was gathered; says how many datagrams the kernel did not take (its queue is full, no route, ...): they are lost.
+    pub fn send(&mut self, outgoing: &Outgoing) -> u64 {
+        let (mut runs, mut lost) = (outgoing.runs(), 0);
+        while !runs.is_empty() {
+            let sent = match self.sends {
+                Sends::Parted => self.send_runs(outgoing, runs),
+                Sends::Many | Sends::One => Err(io::ErrorKind::Unsupported.into()),
+            };
+            match sent {
+                Ok(sent) => runs = &runs[sent..],
+                Err(why) => {
+                    // Only the first is refused. EIO: the link does not sum up checksums, and so cannot part. EINVAL, EMSGSIZE: too
+                    // long for the link when parted, or the kernel is too old; one by one they may be cut into fragments.
+                    let (first, rest) = (&runs[0], &runs[1..]);
+                    let whole = why.raw_os_error();
+                    if first.count > 1 && matches!(whole, Some(libc::EIO)) || matches!(whole, Some(libc::ENOSYS)) {
+                        self.sends = Sends::Many;
+                    }
+                    let again = self.sends != Sends::Parted || first.count > 1 && matches!(whole, Some(libc::EINVAL | libc::EMSGSIZE));
+                    lost += if again { self.send_each(outgoing, first) } else { first.count as u64 };
+                    runs = rest;
+                }
             }
         }
-        Ok(limit)
+        lost
     }
 
-    /// Sends one datagram.
-    ///
-    /// # Errors
-    /// What the kernel said (`WouldBlock`: its queue is full; no route; ...): the datagram is lost, the caller counts it.
-    pub fn send(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
-        let to = if self.both { wide(to) } else { to };
-        self.socket.get_ref().send_to(datagram, to).map(|_| ())
+    /// Sends as many runs as one call takes.
+    fn send_runs(&self, outgoing: &Outgoing, runs: &[Run]) -> io::Result<usize> {
+        let mut parcels: heapless::Vec<Parcel<'_>, PARCELS> = heapless::Vec::new();
+        parcels.extend(runs.iter().take(PARCELS).map(|run| Parcel {
+            to: self.address(run.to),
+            bytes: outgoing.bytes(run),
+            size: (run.count > 1).then_some(run.size as u16),
+        }));
+        syscall::send_many(&self.open, &parcels)
+    }
+
+    /// Sends the datagrams of a run as they are; says how many were lost.
+    fn send_each(&mut self, outgoing: &Outgoing, run: &Run) -> u64 {
+        let (to, mut lost) = (self.address(run.to), 0);
+        let mut datagrams = outgoing.bytes(run).chunks(run.size.max(1)).map(|bytes| Parcel { to, bytes, size: None }).peekable();
+        while datagrams.peek().is_some() {
+            let mut parcels: heapless::Vec<Parcel<'_>, PARCELS> = heapless::Vec::new();
+            parcels.extend(datagrams.by_ref().take(PARCELS));
+            let mut rest = &parcels[..];
+            while let Some(first) = rest.first() {
+                let sent = if self.sends > Sends::One { syscall::send_many(&self.open, rest) } else { Err(io::ErrorKind::Unsupported.into()) };
+                match sent {
+                    Ok(sent) => rest = &rest[sent..],
+                    Err(why) => {
+                        if why.raw_os_error() == Some(libc::ENOSYS) {
+                            self.sends = Sends::One;
+                        }
+                        let alone = self.sends == Sends::One && self.open.send_to(first.bytes, to).is_ok();
+                        lost += u64::from(!alone);
+                        rest = &rest[1..];
+                    }
+                }
+            }
+        }
+        lost
+    }
+
+    fn address(&self, to: SocketAddr) -> SocketAddr {
+        if self.both { wide(to) } else { to }
     }
 }
 
-/// The empty tag of a batch of datagrams.
-pub const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
-fn bound(port: u16, both: bool) -> io::Result<Socket> {
+fn bound(port: u16, both: bool, shared: bool) -> io::Result<Socket> {
     let (domain, any) = if both { (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) } else { (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)) };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     if both {
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&SocketAddr::new(any, port).into())?;
     Ok(socket)
 }
@@ -163,23 +342,115 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test);
     }
 
-    #[test]
-    fn a_datagram_over_ipv4_arrives_with_a_plain_address_and_is_answered() {
-        in_runtime(async {
-            let (a, b) = (Udp::bind(0).expect("a port"), Udp::bind(0).expect("a port"));
-            let to_b = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), b.port().expect("bound"));
-            for text in [&b"one"[..], b"two", b"three"] {
-                a.send(to_b, text).expect("sent");
+    /// Sends datagrams of these lengths, and gives what arrives, with its sender.
+    async fn carried(from: &mut Udp, to: &mut Udp, lengths: &[usize]) -> Vec<(Vec<u8>, SocketAddr)> {
+        let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), to.port().expect("bound"));
+        let (mut outgoing, mut incoming, mut arrived) = (Outgoing::new(), Incoming::new(), Vec::new());
+        for (number, &len) in lengths.iter().enumerate() {
+            outgoing.room().expect("room")[..len].fill(number as u8);
+            outgoing.push(target, len);
+        }
+        assert_eq!(from.send(&outgoing), 0);
+        while arrived.len() < lengths.len() {
+            tokio::time::timeout(std::time::Duration::from_secs(5), to.readable()).await.expect("something comes").expect("readable");
+            let (count, _) = to.waiting().first().map_or((0, false), |lane| to.receive(*lane as usize, &mut incoming));
+            for at in 0..count {
+                let (from, all) = incoming.batch(at).expect("a batch");
+                arrived.extend(all.map(|datagram| (datagram.to_vec(), from)));
             }
-            let mut batch = Batch::new(2, 100, NOBODY);
-            b.readable().await.expect("readable");
-            assert_eq!(b.read_batch(&mut batch, 64).expect("read"), 2);
-            let (text, from) = batch.iter().next().expect("a datagram");
-            assert_eq!((text, from), (&b"one"[..], SocketAddr::new(Ipv4Addr::LOCALHOST.into(), a.port().expect("bound"))));
-            batch.clear();
-            assert_eq!(b.read_batch(&mut batch, 64).expect("read"), 1);
-            batch.clear();
-            assert_eq!(b.read_batch(&mut batch, 64).expect("none"), 0);
+        }
+        assert!(to.waiting().is_empty());
+        arrived
+    }
+
+    #[test]
+    fn datagrams_arrive_as_they_were_sent_from_a_plain_address_however_they_are_sent_and_received() {
+        in_runtime(async {
+            let lengths: Vec<usize> = [[1452; 40].as_slice(), &[700], &[96; 30], &[1, 2, 3], &[148]].concat();
+            for (sends, joined, many) in
+                [(Sends::Parted, true, true), (Sends::Parted, false, true), (Sends::Many, true, true), (Sends::One, false, false), (Sends::Parted, true, false)]
+            {
+                let (mut a, mut b) = (Udp::bind_with(0, sends, joined).expect("a port"), Udp::bind_with(0, sends, joined).expect("a port"));
+                b.many = many;
+                let from = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), a.port().expect("bound"));
+                let arrived = carried(&mut a, &mut b, &lengths).await;
+                for (number, ((bytes, sender), len)) in arrived.iter().zip(&lengths).enumerate() {
+                    assert_eq!((&bytes[..], *sender), (&vec![number as u8; *len][..], from), "{sends:?} {joined} {many}: datagram {number}");
+                }
+                assert_eq!(a.sends, sends, "no fallback was needed");
+            }
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_parted_is_sent_one_by_one_and_what_cannot_be_sent_is_counted() {
+        in_runtime(async {
+            let mut a = Udp::bind(0).expect("a port");
+            let mut b = Udp::bind(0).expect("a port");
+            let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), b.port().expect("bound"));
+            let mut outgoing = Outgoing::new();
+            for to in [target, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), target] {
+                for _ in 0..3 {
+                    outgoing.push(to, 100);
+                }
+            }
+            assert_eq!(a.send(&outgoing), 3, "port 0 is nobody's");
+            let (mut incoming, mut arrived) = (Incoming::new(), 0);
+            while arrived < 6 {
+                b.readable().await.expect("readable");
+                let (count, _) = b.receive(OPEN, &mut incoming);
+                arrived += (0..count).filter_map(|at| incoming.batch(at)).map(|(_, all)| all.count()).sum::<usize>();
+            }
+            assert_eq!((arrived, a.sends), (6, Sends::Parted));
+        });
+    }
+
+    /// What waits, by lane: how many datagrams.
+    async fn waiting(udp: &mut Udp) -> Vec<(usize, usize)> {
+        let mut incoming = Incoming::new();
+        let mut found: Vec<(usize, usize)> = Vec::new();
+        // The runtime looks at its sockets while this task waits.
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        for lane in udp.waiting() {
+            let (count, _) = udp.receive(lane as usize, &mut incoming);
+            found.push((lane as usize, (0..count).filter_map(|at| incoming.batch(at)).map(|(_, all)| all.count()).sum()));
+        }
+        found.sort_unstable();
+        found
+    }
+
+    #[test]
+    fn who_is_heard_has_a_lane_where_it_is_and_nobody_else_has_the_port() {
+        in_runtime(async {
+            let mut hub = Udp::bind(0).expect("a port");
+            let port = hub.port().expect("bound");
+            let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+            let [a, b, c] = [0; 3].map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
+            let at = |socket: &UdpSocket| socket.local_addr().expect("bound");
+            let say = |socket: &UdpSocket, times| (0..times).for_each(|_| assert_eq!(socket.send_to(b"hello", target).expect("sent"), 5));
+            say(&a, 2);
+            assert_eq!(waiting(&mut hub).await, [(OPEN, 2)]);
+            hub.heard(3, at(&a), OPEN);
+            hub.heard(4, at(&b), OPEN);
+            say(&a, 2);
+            say(&b, 3);
+            say(&c, 1);
+            assert_eq!(waiting(&mut hub).await, [(3, 2), (4, 3), (OPEN, 1)]);
+            assert!(matches!(Udp::bind(port), Err(UdpError::Taken(_))), "the port is ours alone");
+            // It moves, and another comes to where it was.
+            hub.heard(3, at(&c), OPEN);
+            say(&a, 1);
+            say(&c, 2);
+            assert_eq!(waiting(&mut hub).await, [(3, 2), (OPEN, 1)]);
+            hub.heard(5, at(&c), 3);
+            say(&c, 1);
+            assert_eq!(waiting(&mut hub).await, [(5, 1)]);
+            // Without lanes all is as with one socket.
+            hub.end_lanes();
+            hub.heard(3, at(&a), OPEN);
+            say(&a, 1);
+            say(&c, 1);
+            assert_eq!(waiting(&mut hub).await, [(OPEN, 2)]);
         });
     }
 

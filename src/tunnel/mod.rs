@@ -2,6 +2,7 @@
 //!
 //! Start at [`Gateway`]. A datagram goes `datagram` (type and receiver index, before any crypto) -> `index` (whose) -> `session` (opened)
 //! -> `reach` (may it come in, and as which addresses) -> `remap` (rewritten) -> [`Verdict::ToTun`]; a packet goes the same rooms backwards.
+//! On the way from and to the device, large frames are taken apart in `segment` and put together in `coalesce`.
 //!
 //! A peer reaches, besides our pods, those pods of third clusters that `transit` names for it, and nothing else of them: its packet enters under the image of the
 //! pod, the kernel forwards it into the TUN again as our node end, and the answer leaves as the transit address. Why the kernel and not a second table of
@@ -12,15 +13,19 @@
 //! restart may be replayed by anyone, and must not move a peer.
 
 mod allowed_ips;
+pub mod coalesce;
 pub mod datagram;
 mod gateway;
 mod index;
+pub mod offload;
 pub mod packet;
 mod peer;
 mod reach;
 pub mod remap;
+pub mod segment;
 mod session;
 mod sources;
+pub mod sum;
 mod transit;
 mod verdict;
 mod waiting;

@@ -7,6 +7,7 @@
 use std::net::Ipv4Addr;
 
 use crate::tunnel::packet::{Header, IPV4, Quote, TCP, UDP};
+use crate::tunnel::sum::{fold, sum};
 
 /// What the transport checksum field of a packet from the device holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +53,8 @@ pub fn complete(packet: &mut [u8], header: &Header) {
     }
     let packet = &mut packet[..header.total];
     let at = IPV4 + checksum_at(header.protocol);
-    let mut sum = 0u32;
-    let mut words = packet[IPV4..].chunks_exact(2);
-    for word in &mut words {
-        sum += u32::from(u16::from_be_bytes([word[0], word[1]]));
-    }
-    if let [last] = words.remainder() {
-        sum += u32::from(u16::from_be_bytes([*last, 0]));
-    }
-    store(packet, at, never_none(header.protocol, !fold(sum)));
+    let sum = sum(&packet[IPV4..]);
+    store(packet, at, never_none(header.protocol, !sum));
 }
 
 fn rewrite_quote(packet: &mut [u8], quote: Quote, ends: Ends) {
@@ -134,13 +128,6 @@ fn replaced(old: u16, new: u16) -> u32 {
 fn differs(old: Ipv4Addr, new: Ipv4Addr) -> u32 {
     let ([a, b, c, d], [e, f, g, h]) = (old.octets(), new.octets());
     replaced(u16::from_be_bytes([a, b]), u16::from_be_bytes([e, f])) + replaced(u16::from_be_bytes([c, d]), u16::from_be_bytes([g, h]))
-}
-
-fn fold(mut sum: u32) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 fn load(packet: &[u8], at: usize) -> u16 {
