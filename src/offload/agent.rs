@@ -11,7 +11,7 @@ use super::offer::Amount;
 use super::reflect::Reflector;
 use super::space;
 use super::transit::Transit;
-use super::watch::{self, Feeds, Order, SWEPT, WatchId};
+use super::watch::{self, Feeds, Order, Purpose, SWEPT, WatchId};
 use crate::budget;
 use crate::clock::{Instant, Now};
 use crate::identity::{ClusterId, PeerId, Prefix};
@@ -27,6 +27,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// When a list that found its table full is told again.
 const FULL_RETRY: Duration = Duration::from_secs(60);
+/// The same after an object that could not be read: it will most likely stay so.
+const UNREAD_RETRY: Duration = Duration::from_secs(600);
 
 /// What the agent is told of its own cluster.
 #[derive(Clone, Debug)]
@@ -206,6 +208,7 @@ impl Agent {
                     node_synced: false,
                     labels,
                     pods_synced: false,
+                    pods_whole: false,
                     home_pods: 0,
                     map: None,
                     map_at: Reached::default(),
@@ -304,7 +307,8 @@ impl Agent {
                 let round = feed.round;
                 self.seen(&purpose, round, seen, false);
                 if std::mem::take(&mut self.refused) {
-                    self.feeds.flaw(id, now.mono + FULL_RETRY);
+                    self.feeds.flaw(id, false, now.mono + FULL_RETRY);
+                    self.doubt(&purpose);
                 }
             }
             Told::Gone(seen) => {
@@ -315,7 +319,7 @@ impl Agent {
                 feed.listing = false;
                 let (round, names) = (feed.round, std::mem::take(&mut feed.names));
                 let at = version.parse().unwrap_or(0);
-                let whole = !feed.flawed;
+                let whole = !feed.unread;
                 self.feeds.reached(id, version);
                 self.told_up_to(&purpose, at);
                 self.synced(&purpose, round, whole.then_some(&names));
@@ -342,10 +346,20 @@ impl Agent {
             Told::Unreadable(name, why) => {
                 let name = name.unwrap_or_else(|| "without a name".into());
                 self.facts.event(Event::Trouble { what: format!("a {:?} {name} cannot be read: {why}", purpose.kind) });
-                self.feeds.flaw(id, now.mono + FULL_RETRY);
+                self.feeds.flaw(id, true, now.mono + UNREAD_RETRY);
+                self.doubt(&purpose);
             }
         }
         self.settle_down();
+    }
+
+    /// Not all of home's pods are known: what none of the known ones uses may be in use all the same.
+    fn doubt(&mut self, purpose: &Purpose) {
+        if purpose.kind == KindId::HomePod
+            && let Some(provider) = self.facts.providers.get_mut(&purpose.peer)
+        {
+            provider.pods_whole = false;
+        }
     }
 
     /// The reply to a call of [`Agent::poll_call`].

@@ -85,6 +85,8 @@ pub(crate) struct Provider {
     /// The labels its node had when last seen, ours at first: selectors are judged by these.
     pub labels: BTreeMap<String, String>,
     pub pods_synced: bool,
+    /// Every pod of home's there was told of could be read and has a row.
+    pub pods_whole: bool,
     /// Pods at home that are bound to its node and have not ended.
     pub home_pods: usize,
     pub map: Option<Box<MapView>>,

@@ -120,6 +120,9 @@ pub(crate) fn read_namespace(json: &[u8]) -> Result<Seen, String> {
     meta.seen(SeenView::Namespace(view))
 }
 
+/// Keys and values a cluster selector may have: as many as the CRD lets through (4 terms of 8 expressions of 32 values).
+const SELECTOR_PARTS: usize = 4 * 8 * (1 + 32);
+
 pub(crate) fn read_offloading(json: &[u8]) -> Result<Seen, String> {
     #[derive(Deserialize)]
     #[serde(bound(deserialize = "'de: 'a"))]
@@ -182,8 +185,8 @@ pub(crate) fn read_offloading(json: &[u8]) -> Result<Seen, String> {
         .into_iter()
         .map(|t| t.match_expressions.unwrap_or_default())
         .collect();
-    if terms.iter().map(|t| t.iter().map(|r| 1 + r.values.len()).sum::<usize>()).sum::<usize>() > 256 {
-        return Err("the cluster selector has more than 256 parts".into());
+    if terms.iter().map(|t| t.iter().map(|r| 1 + r.values.len()).sum::<usize>()).sum::<usize>() > SELECTOR_PARTS {
+        return Err(format!("the cluster selector has more than {SELECTOR_PARTS} parts"));
     }
     let reported = object.status.remote_namespaces_conditions.unwrap_or_default().into_keys().take(budget::PEERS).map(Into::into).collect();
     let view = OffloadingView {

@@ -318,6 +318,9 @@ impl Agent {
     /// Mark and sweep of one side of the rows a watch tells about.
     fn sweep(&mut self, purpose: &Purpose, round: u32, whole: bool) {
         let now = self.now.mono;
+        // Before a ShadowPod or its Pod goes, the API server is asked: a list that left something out does no harm there.
+        let whole = whole || matches!((purpose.kind, purpose.on), (KindId::HomePod, _) | (KindId::ShadowPod, Cluster::Home));
+        let known = self.feeds.whole(purpose);
         let of = |key: &Key| key.sort == purpose.sort && key.peer == purpose.peer && (purpose.namespace.is_empty() || key.namespace == purpose.namespace);
         for slot in self.loops.table.slots(of) {
             if whole {
@@ -329,7 +332,7 @@ impl Agent {
         match (purpose.kind, purpose.on) {
             (KindId::HomePod, _) => {
                 if let Some(provider) = facts.providers.get_mut(&purpose.peer) {
-                    provider.pods_synced = true;
+                    (provider.pods_synced, provider.pods_whole) = (true, known);
                 }
                 facts.wake(Wake::Peer(purpose.peer));
             }

@@ -64,8 +64,10 @@ pub(crate) struct Feed {
     pub listing: bool,
     /// Names told in this list, for kinds that have no rows.
     pub names: BTreeSet<Box<str>>,
-    /// An object could not be read or found no row: that something was not told means nothing.
-    pub flawed: bool,
+    /// An object could not be read: that something was not told means nothing.
+    pub unread: bool,
+    /// An object found no row: whoever has one was told of, but not everybody is known.
+    pub full: bool,
     /// When the list is to be told again although the stream is good.
     again: Option<Instant>,
     open: bool,
@@ -101,7 +103,8 @@ impl Feeds {
                     round: 0,
                     listing: false,
                     names: BTreeSet::new(),
-                    flawed: false,
+                    unread: false,
+                    full: false,
                     again: None,
                     open: false,
                     due: Some(now),
@@ -147,7 +150,7 @@ impl Feeds {
                 feed.round = self.rounds;
                 feed.listing = true;
                 feed.names.clear();
-                feed.flawed = false;
+                (feed.unread, feed.full) = (false, false);
             }
             let watch = Watch { on: feed.purpose.on, path: feed.path.clone(), from: feed.version.clone() };
             self.orders.push_back(Order::Open { id: *id, kind: feed.purpose.kind, watch });
@@ -174,7 +177,7 @@ impl Feeds {
 
     /// Whether it has, and every one was taken.
     pub(crate) fn whole(&self, purpose: &Purpose) -> bool {
-        self.synced(purpose) && self.index.get(purpose).and_then(|id| self.feeds.get(id)).is_some_and(|f| !f.flawed)
+        self.synced(purpose) && self.index.get(purpose).and_then(|id| self.feeds.get(id)).is_some_and(|f| !f.unread && !f.full)
     }
 
     /// The stream ended or was refused; it is opened again after a while.
@@ -188,10 +191,10 @@ impl Feeds {
         (feed.open, feed.due) = (false, Some(now + wait));
     }
 
-    /// Not all that was told could be taken: the whole list is to be told again at `at`.
-    pub(crate) fn flaw(&mut self, id: WatchId, at: Instant) {
+    /// Not all that was told could be taken, as it could not be read or the table is full: the whole list is to be told again at `at`.
+    pub(crate) fn flaw(&mut self, id: WatchId, unread: bool, at: Instant) {
         if let Some(feed) = self.feeds.get_mut(&id) {
-            feed.flawed = true;
+            (feed.unread, feed.full) = (feed.unread || unread, feed.full || !unread);
             feed.again.get_or_insert(at);
         }
     }

@@ -280,6 +280,7 @@ impl Driver {
         self.pump.flush(&mut Packets(&mut self.edge), now);
         if now.mono >= self.tick {
             self.tick = now.mono + TICK;
+            self.pump.tidy(now);
             self.look(now)?;
         }
         if self.token.is_some_and(|due| now.mono >= due) {

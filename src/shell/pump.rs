@@ -44,7 +44,7 @@ pub struct Pump {
     outgoing: Outgoing,
     lost: Lost,
     flooded: bool,
-    /// The last turn ended at its limit.
+    /// The last turn found something.
     busy: bool,
 }
 
@@ -76,7 +76,12 @@ impl Pump {
         self.flooded
     }
 
-    /// Waits until there is something to read. After a turn that ended at its limit the runtime looks at everything else first: as long as one socket is
+    /// Lets go of what is no longer used; asked about once a second.
+    pub fn tidy(&mut self, now: Now) {
+        self.udp.tidy(now.mono);
+    }
+
+    /// Waits until there is something to read. After a turn that found something the runtime looks at everything else first: as long as one socket is
     /// never empty it would hear of no other, nor would any other task have a turn.
     ///
     /// # Errors
@@ -97,10 +102,10 @@ impl Pump {
     /// When the TUN is gone.
     pub fn turn(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {
         self.gather(core, now);
-        let (datagrams, refused) = self.take_datagrams(core, now);
+        let (found, datagrams, refused) = self.take_datagrams(core, now);
         self.gather(core, now);
         let (packets, read) = self.take_packets(core, now);
-        self.busy = datagrams >= LIMIT || packets >= LIMIT;
+        self.busy = found || packets > 0;
         self.flooded = refused > 0 && refused == datagrams && packets == 0;
         self.flush(core, now);
         read
@@ -138,18 +143,22 @@ impl Pump {
         self.lost.packets += self.tun.write_frames(&mut self.opened);
     }
 
-    /// How many were taken, and how many of them a flood's limits refused.
-    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) -> (usize, usize) {
-        let (mut taken, mut refused) = (0, 0);
+    /// Whether there was anything, how many were taken, and how many of them a flood's limits refused.
+    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) -> (bool, usize, usize) {
+        let (mut found, mut taken, mut refused) = (false, 0, 0);
         for lane in self.udp.waiting() {
+            // If only an error.
+            found = true;
             let (mut here, mut more) = (0, true);
             while more && here < LIMIT {
                 let count;
-                (count, more) = self.udp.receive(lane as usize, &mut self.incoming);
+                (count, more) = self.udp.receive(lane as usize, &mut self.incoming, now.mono);
+                // Each batch counts, what has no sender or no byte too: nothing is free.
+                here += count;
                 for at in 0..count {
                     let Some((from, datagrams)) = self.incoming.batch(at) else { continue };
-                    for datagram in datagrams {
-                        here += 1;
+                    for (number, datagram) in datagrams.enumerate() {
+                        here += usize::from(number > 0);
                         if self.opened.slot().is_none() {
                             self.lost.packets += self.tun.write_frames(&mut self.opened);
                         }
@@ -158,7 +167,7 @@ impl Pump {
                             Verdict::ToTun { peer, len } => {
                                 self.opened.take(len);
                                 if usize::from(peer.0) != lane as usize {
-                                    self.udp.heard(peer.0.into(), from, lane as usize);
+                                    self.udp.heard(peer.0.into(), from, lane as usize, now.mono);
                                 }
                             }
                             Verdict::ToPeer { to, len } => {
@@ -180,7 +189,8 @@ impl Pump {
             taken += here;
         }
         self.write();
-        (taken, refused)
+        self.send();
+        (found, taken, refused)
     }
 
     /// How many were taken, or that the device is gone.

@@ -3,6 +3,7 @@
 //! AllowedIPs are routed into the device and are the only sources a peer may use. Ends on SIGINT or SIGTERM, and takes its device along.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +48,15 @@ impl Core for Gateway {
     }
 }
 
+/// The socket that `wg show` asks; gone with the tunnel, however it ends.
+struct Shown(PathBuf);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        local::remove(&self.0);
+    }
+}
+
 async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
     let offload = config.offload;
     let sends = if offload.gso { Sends::Parted } else { Sends::Many };
@@ -83,12 +93,16 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
     // Asked by `wg show` alone: without it the tunnel is none the worse.
     let (lines, mut asked) = mpsc::channel(1);
     let socket = uapi::path(interface);
-    let listens = local::listen(&socket);
-    let shown = listens.is_ok();
-    match listens {
-        Ok(listener) => drop(tokio::spawn(local::serve(listener, lines, local::Refusals::default()))),
-        Err(why) => log!(Warn, "tunnel", "wg show will not see {interface}: {why}"),
-    }
+    let _shown = match local::listen(&socket) {
+        Ok(listener) => {
+            drop(tokio::spawn(local::serve(listener, lines, local::Refusals::default())));
+            Some(Shown(socket))
+        }
+        Err(why) => {
+            log!(Warn, "tunnel", "wg show will not see {interface}: {why}");
+            None
+        }
+    };
     let mut tick = time::mono() + TICK;
     loop {
         let now = time::now();
@@ -97,6 +111,7 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
         while gateway.poll_event().is_some() {}
         if now.mono >= tick {
             tick = now.mono + TICK;
+            pump.tidy(now);
             if upkeep.tick().tun_gone {
                 return Err(format!("the device {interface} was deleted"));
             }
@@ -114,9 +129,6 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
-    }
-    if shown {
-        local::remove(&socket);
     }
     upkeep.remove().map_err(|e| chain(&e).to_string())
 }

@@ -13,19 +13,29 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::budget::{BATCHES, PEERS, SINGLES};
+use crate::clock::Instant;
 use crate::shell::buffers::{Incoming, Outgoing, Run};
 use crate::shell::syscall::{self, PARCELS, Parcel};
 
 /// What the kernel may queue for us in each direction and lane, in bytes; as much of it as the machine grants (`udp_mem` bounds all together).
 const QUEUE: usize = 2 * 1024 * 1024;
-/// Datagrams that miss their lane before the kernel may join those in the open too.
-const MISSES: u64 = 4096;
+/// The same of all lanes together, about; and of each at least.
+const LANES: usize = 4 * QUEUE;
+const LANE_MIN: usize = 256 * 1024;
+/// Datagrams that miss their lane within [`TIDY`] before the kernel may join those in the open too.
+const MISSES: u32 = 4096;
+/// How often things are tidied up, and how long a lane stays without a datagram.
+const TIDY: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(180);
+/// How long a lane stays where it is at least.
+const REMADE: Duration = Duration::from_secs(1);
 /// The number of the socket that everybody may send to; lanes have their peer's.
 pub const OPEN: usize = PEERS;
 
@@ -45,8 +55,9 @@ pub struct Udp {
     laned: bool,
     /// Peers for which none could be made, a bit each.
     barred: u64,
-    /// Datagrams of peers that came in the open although they have a lane.
-    missed: u64,
+    /// Datagrams of peers that came in the open although they have a lane, since things were last tidied up.
+    missed: u32,
+    tidied: Instant,
 }
 
 const _: () = assert!(PEERS <= u64::BITS as usize);
@@ -55,6 +66,8 @@ const _: () = assert!(PEERS <= u64::BITS as usize);
 struct Lane {
     socket: UdpSocket,
     to: SocketAddr,
+    made: Instant,
+    heard: Instant,
 }
 
 /// How datagrams are sent; each is the next one's better.
@@ -126,7 +139,20 @@ impl Udp {
         let set = syscall::poll_set().map_err(kernel)?;
         syscall::poll_add(&set, &open, OPEN as u32).map_err(kernel)?;
         let set = syscall::watched(set).map_err(kernel)?;
-        Ok(Udp { open, lanes: [const { None }; PEERS], set, both, sends, many: true, joined, open_joined: false, laned: true, barred: 0, missed: 0 })
+        Ok(Udp {
+            open,
+            lanes: [const { None }; PEERS],
+            set,
+            both,
+            sends,
+            many: true,
+            joined,
+            open_joined: false,
+            laned: true,
+            barred: 0,
+            missed: 0,
+            tidied: Instant::default(),
+        })
     }
 
     /// The port.
@@ -153,9 +179,12 @@ impl Udp {
 
     /// Receives what one call brings of a lane; says how many batches that is, and whether there may be more.
     /// A datagram longer than there is room for is cut there, and no longer opens.
-    pub fn receive(&mut self, lane: usize, incoming: &mut Incoming) -> (usize, bool) {
-        let own = self.lanes.get(lane).and_then(Option::as_ref);
-        let (socket, joined) = own.map_or((&self.open, self.open_joined), |own| (&own.socket, self.joined));
+    pub fn receive(&mut self, lane: usize, incoming: &mut Incoming, now: Instant) -> (usize, bool) {
+        let own = self.lanes.get_mut(lane).and_then(Option::as_mut);
+        let (socket, joined) = own.map_or((&self.open, self.open_joined), |own| {
+            own.heard = now;
+            (&own.socket, self.joined)
+        });
         let (bytes, received) = incoming.batches(joined);
         let done = match joined {
             true => syscall::receive_many::<BATCHES>(socket, bytes, self.many, received),
@@ -175,32 +204,50 @@ impl Udp {
         }
     }
 
-    /// `peer` was heard from `from`, in another lane than its own: it has one from now on, where it is now.
-    pub fn heard(&mut self, peer: usize, from: SocketAddr, lane: usize) {
-        if let Some(other) = self.lanes.get_mut(lane) {
-            // Its place was taken over: whose it was is heard in the open again.
-            other.take_if(|other| other.to == from);
+    /// `peer` was heard from `from`, in another lane than its own: it has one from now on, where it is now. Who is at one address is in one lane.
+    pub fn heard(&mut self, peer: usize, from: SocketAddr, lane: usize, now: Instant) {
+        if !self.laned || peer >= PEERS || self.barred & 1 << peer != 0 {
+            return;
         }
-        let Some(own) = self.lanes.get(peer).filter(|_| self.laned && self.barred & 1 << peer == 0) else { return };
-        if own.as_ref().is_some_and(|own| own.to == from) {
+        if self.lanes.iter().flatten().any(|lane| lane.to == from) {
             // Some were under way when the lane was made. If it goes on, the peer calls another of the host's addresses than the one the kernel
             // answers from, and its lane gets nothing.
-            self.missed += 1;
+            self.missed += u32::from(lane == OPEN);
             if self.missed == MISSES {
-                self.join_open();
+                self.join_open(true);
             }
             return;
         }
-        match self.lane(peer, from) {
+        // It may change its address as it likes, but a lane is not made for every datagram.
+        if self.lanes[peer].as_ref().is_some_and(|own| now.since(own.made) < REMADE) {
+            return;
+        }
+        match self.lane(peer, from, now) {
             Ok(lane) => self.lanes[peer] = Some(lane),
             // The kernel shares no port.
             Err(why) if matches!(why.raw_os_error(), Some(libc::EADDRINUSE | libc::ENOPROTOOPT)) => self.end_lanes(),
-            // Too many open files, say. It is heard in the open.
+            // Too many open files, say. It is heard in the open for a while.
             Err(_) => self.barred |= 1 << peer,
         }
     }
 
-    fn lane(&self, peer: usize, to: SocketAddr) -> io::Result<Lane> {
+    /// Ends the lanes of who is not heard any more, and forgets what went wrong a while ago.
+    pub fn tidy(&mut self, now: Instant) {
+        if now.since(self.tidied) < TIDY {
+            return;
+        }
+        self.tidied = now;
+        for lane in &mut self.lanes {
+            lane.take_if(|lane| now.since(lane.heard) >= IDLE);
+        }
+        self.barred = 0;
+        if self.laned && self.open_joined && self.missed < MISSES {
+            self.join_open(false);
+        }
+        self.missed = 0;
+    }
+
+    fn lane(&self, peer: usize, to: SocketAddr, now: Instant) -> io::Result<Lane> {
         // Shared with our own lanes for this moment only: nobody else is to take the port.
         let open = SockRef::from(&self.open);
         open.set_reuse_port(true)?;
@@ -208,23 +255,25 @@ impl Udp {
         open.set_reuse_port(false)?;
         let socket = made?;
         socket.connect(&self.address(to).into())?;
-        enlarge(&socket);
+        // The more lanes, the less each: all together stay below what a small board's kernel keeps for UDP.
+        queue(&socket, (LANES / (1 + self.lanes.iter().flatten().count())).clamp(LANE_MIN, QUEUE));
         // Linux 5.0 and later; without, every datagram comes alone.
         let _ = self.joined && syscall::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         let socket: UdpSocket = socket.into();
         syscall::poll_add(self.set.get_ref(), &socket, peer as u32)?;
-        Ok(Lane { socket, to })
+        Ok(Lane { socket, to, made: now, heard: now })
     }
 
     /// One socket takes all, and may join them.
     fn end_lanes(&mut self) {
         self.laned = false;
         self.lanes = [const { None }; PEERS];
-        self.join_open();
+        self.join_open(true);
     }
 
-    fn join_open(&mut self) {
-        self.open_joined = self.joined && syscall::set_option(&self.open, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+    fn join_open(&mut self, join: bool) {
+        let done = self.joined && syscall::set_option(&self.open, libc::SOL_UDP, libc::UDP_GRO, i32::from(join)).is_ok();
+        self.open_joined = join && done;
     }
 
     /// Sends all that was gathered; says how many datagrams the kernel did not take (its queue is full, no route, ...): they are lost.
@@ -309,10 +358,15 @@ fn bound(port: u16, both: bool, shared: bool) -> io::Result<Socket> {
 }
 
 /// Best effort: past the machine's limit where we may, up to it where we may not.
-fn enlarge(socket: &Socket) {
-    if syscall::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, QUEUE as i32).is_err() {
-        let _ = socket.set_recv_buffer_size(QUEUE);
+fn queue(socket: &Socket, bytes: usize) {
+    if syscall::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes as i32).is_err() {
+        let _ = socket.set_recv_buffer_size(bytes);
     }
+}
+
+/// The same in both directions.
+fn enlarge(socket: &Socket) {
+    queue(socket, QUEUE);
     if syscall::set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, QUEUE as i32).is_err() {
         let _ = socket.set_send_buffer_size(QUEUE);
     }
@@ -352,8 +406,8 @@ mod tests {
         }
         assert_eq!(from.send(&outgoing), 0);
         while arrived.len() < lengths.len() {
-            tokio::time::timeout(std::time::Duration::from_secs(5), to.readable()).await.expect("something comes").expect("readable");
-            let (count, _) = to.waiting().first().map_or((0, false), |lane| to.receive(*lane as usize, &mut incoming));
+            tokio::time::timeout(Duration::from_secs(5), to.readable()).await.expect("something comes").expect("readable");
+            let (count, _) = to.waiting().first().map_or((0, false), |lane| to.receive(*lane as usize, &mut incoming, Instant::default()));
             for at in 0..count {
                 let (from, all) = incoming.batch(at).expect("a batch");
                 arrived.extend(all.map(|datagram| (datagram.to_vec(), from)));
@@ -398,7 +452,7 @@ mod tests {
             let (mut incoming, mut arrived) = (Incoming::new(), 0);
             while arrived < 6 {
                 b.readable().await.expect("readable");
-                let (count, _) = b.receive(OPEN, &mut incoming);
+                let (count, _) = b.receive(OPEN, &mut incoming, Instant::default());
                 arrived += (0..count).filter_map(|at| incoming.batch(at)).map(|(_, all)| all.count()).sum::<usize>();
             }
             assert_eq!((arrived, a.sends), (6, Sends::Parted));
@@ -410,9 +464,9 @@ mod tests {
         let mut incoming = Incoming::new();
         let mut found: Vec<(usize, usize)> = Vec::new();
         // The runtime looks at its sockets while this task waits.
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         for lane in udp.waiting() {
-            let (count, _) = udp.receive(lane as usize, &mut incoming);
+            let (count, _) = udp.receive(lane as usize, &mut incoming, Instant::from_boot(Duration::from_secs(100)));
             found.push((lane as usize, (0..count).filter_map(|at| incoming.batch(at)).map(|(_, all)| all.count()).sum()));
         }
         found.sort_unstable();
@@ -430,24 +484,31 @@ mod tests {
             let say = |socket: &UdpSocket, times| (0..times).for_each(|_| assert_eq!(socket.send_to(b"hello", target).expect("sent"), 5));
             say(&a, 2);
             assert_eq!(waiting(&mut hub).await, [(OPEN, 2)]);
-            hub.heard(3, at(&a), OPEN);
-            hub.heard(4, at(&b), OPEN);
+            let second = |n: u64| Instant::from_boot(Duration::from_secs(100 + n));
+            hub.heard(3, at(&a), OPEN, second(0));
+            hub.heard(4, at(&b), OPEN, second(0));
             say(&a, 2);
             say(&b, 3);
             say(&c, 1);
             assert_eq!(waiting(&mut hub).await, [(3, 2), (4, 3), (OPEN, 1)]);
             assert!(matches!(Udp::bind(port), Err(UdpError::Taken(_))), "the port is ours alone");
-            // It moves, and another comes to where it was.
-            hub.heard(3, at(&c), OPEN);
+            // It moves, though not for every datagram; another comes to where it is, and shares its lane.
+            hub.heard(3, at(&c), OPEN, second(0));
+            say(&c, 1);
+            assert_eq!(waiting(&mut hub).await, [(OPEN, 1)]);
+            hub.heard(3, at(&c), OPEN, second(1));
+            hub.heard(5, at(&c), 3, second(1));
             say(&a, 1);
             say(&c, 2);
             assert_eq!(waiting(&mut hub).await, [(3, 2), (OPEN, 1)]);
-            hub.heard(5, at(&c), 3);
+            // Who is not heard any more has none.
+            hub.tidy(second(400));
+            say(&b, 1);
             say(&c, 1);
-            assert_eq!(waiting(&mut hub).await, [(5, 1)]);
+            assert_eq!(waiting(&mut hub).await, [(OPEN, 2)]);
             // Without lanes all is as with one socket.
             hub.end_lanes();
-            hub.heard(3, at(&a), OPEN);
+            hub.heard(3, at(&a), OPEN, second(500));
             say(&a, 1);
             say(&c, 1);
             assert_eq!(waiting(&mut hub).await, [(OPEN, 2)]);

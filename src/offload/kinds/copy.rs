@@ -112,7 +112,7 @@ fn target(facts: &Facts, key: &Key, row: &CopyRow) -> Result<Target, Step> {
         return Err(Step::Settled);
     }
     // Absence is believed only once both the source's list and the pods that may use it are known.
-    if version.is_none() && (row.source == Source::Unknown || (by_use && !provider.pods_synced)) {
+    if version.is_none() && (row.source == Source::Unknown || (by_use && !provider.pods_whole)) {
         return Err(Step::Settled);
     }
     Ok(Target { to: Cluster::Peer(key.peer), namespace: link.twin.to_string(), version })
