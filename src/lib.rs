@@ -28,8 +28,9 @@
 //!
 //! # Three journeys
 //!
-//! **A datagram in, a packet on the TUN.** `shell/udp` -> `shell/driver` -> [`edge`] -> `tunnel/gateway` -> datagram, index, session (opened) -> packet,
-//! allowed_ips (is the source this peer's?) -> remap (original -> image) -> `shell/tun`. Back the same way.
+//! **A datagram in, a packet on the TUN.** `shell/udp` (a batch out of the peer's lane) -> `shell/pump` -> [`edge`] -> `tunnel/gateway` -> datagram, index,
+//! session (opened) -> packet, allowed_ips (is the source this peer's?) -> remap (original -> image) -> coalesce (into a frame) -> `shell/tun`. Back the same
+//! way: a frame -> segment -> packets -> sealed one after another into a batch, which the kernel parts.
 //!
 //! **A pod here, its shadow there, its status back.** `shell/api` (watch) -> `kube/stream` -> `offload::read` (a small view) -> agent -> table (row due) ->
 //! reflect -> the kind's plan -> a `Call` whose body is forged from the source at the moment it is sent -> `shell/api` -> `Reply` -> settled. The remote
@@ -41,9 +42,10 @@
 //!
 //! # Glossary
 //!
-//! *peer* the other cluster; *consumer* and *provider* the cluster that asks for resources and the one that lends them; *datagram* UDP; *packet* IP; *source* and
-//! *mirror* the roles of a reflected object; *image* the addresses under which we see a peer's pods; *row* a peer's or an object's place in a table; *view*
-//! what a row keeps of an object; *plan* views to a step; *forge* source object to body; *call* one request to an API server; *grant* what a provider lends.
+//! *peer* the other cluster; *consumer* and *provider* the cluster that asks for resources and the one that lends them; *datagram* UDP; *packet* IP; *frame*
+//! packets of one flow that the kernel handles as one; *lane* a peer's own queue at the UDP port; *source* and *mirror* the roles of a reflected object;
+//! *image* the addresses under which we see a peer's pods; *row* a peer's or an object's place in a table; *view* what a row keeps of an object; *plan* views
+//! to a step; *forge* source object to body; *call* one request to an API server; *grant* what a provider lends.
 
 pub mod auth;
 pub mod budget;
