@@ -46,6 +46,10 @@ impl Authority {
         endpoints.extend(peer.endpoints.into_iter().filter(|e| peer.last.map(Endpoint::Address).as_ref() != Some(e)));
         endpoints.truncate(budget::ENDPOINTS);
         self.ledger.push_left(Left { id: peer.id.clone(), key: peer.key, end: peer.end, at: now.wall, endpoints, told });
+        // The gateway holds them until the farewell is over: nobody else gets them before.
+        if let Some(line) = self.line_mut(row) {
+            line.images = peer.images;
+        }
         self.dirty = true;
         Ok(Event::Gone { peer: row, cluster: peer.id, provider: peer.consume.is_some(), consumer: peer.provide.is_some() })
     }

@@ -21,7 +21,7 @@ use super::serve::Waiter;
 use super::steps::Step;
 use crate::budget;
 use crate::clock::{Instant, Now, WallTime};
-use crate::identity::{ClusterId, PeerId, PublicKey, SecretKey};
+use crate::identity::{ClusterId, PeerId, Prefix, PublicKey, SecretKey};
 use crate::kube::reply::Reply;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -96,6 +96,8 @@ pub(super) struct Line {
     pub(super) renewed: Option<Instant>,
     /// The peer's wall clock, and when it said so.
     pub(super) time: Option<(WallTime, Instant)>,
+    /// Images of a peer that is being left.
+    pub(super) images: Vec<Prefix>,
 }
 
 impl Line {
@@ -128,6 +130,7 @@ impl Line {
             credential: None,
             renewed: None,
             time: None,
+            images: Vec::new(),
         })
     }
 

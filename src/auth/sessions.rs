@@ -98,7 +98,10 @@ impl Authority {
             }
         }
         all.extend(self.ledger.joins.iter().flat_map(|j| j.ticket.endpoints.iter().filter_map(candidate)));
-        all.extend(self.lines.iter().flatten().filter_map(|l| l.seen.as_ref().and_then(v4)));
+        for line in self.lines.iter().flatten() {
+            all.extend(line.seen.as_ref().and_then(v4));
+            all.extend_from_slice(&line.images);
+        }
         all
     }
 

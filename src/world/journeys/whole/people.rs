@@ -197,4 +197,33 @@ impl Journey {
         self.until(40, "something of ours is left", Journey::left_over);
         self.stays_quiet();
     }
+
+    /// Two clusters race for each of several tickets, one right after the other: each race has one winner, who leaves again, and one who is told why not.
+    pub(super) fn race(&mut self) {
+        self.pass(Duration::from_secs(5));
+        self.watchdog.leaving = true;
+        for _ in 0..4 {
+            let line = self.invite(Duration::from_secs(3600), false);
+            for which in [1, 2] {
+                let wait = self.chance.below(3);
+                self.pass(Duration::from_millis(wait * 40));
+                self.join(which, &line, false);
+            }
+            // As long as the one who waits at the command line would.
+            self.until(2, "a race has come to no end", |j| [1, 2].into_iter().filter(|w| j.joining(*w)).map(|w| format!("{} still joins", NAMES[w])).collect());
+            let winners: Vec<usize> = [1, 2].into_iter().filter(|w| self.peered(*w, HUB)).collect();
+            assert_eq!(winners.len(), 1, "seed {}: {winners:?}", self.seed);
+            self.until(1, "the virtual node is not ready", |j| j.not_ready(winners[0]));
+            let wait = self.chance.below(3_000);
+            self.pass(Duration::from_millis(wait));
+            let now = self.clock.now();
+            self.machines[winners[0]].edge.unpeer(&id(HUB), false, now);
+            self.drain(winners[0]);
+            self.until(2, "the winner does not leave", |j| {
+                [1, 2].into_iter().filter(|w| j.peered(*w, HUB)).map(|w| format!("{} is a peer", NAMES[w])).collect()
+            });
+            let wait = self.chance.below(3_000);
+            self.pass(Duration::from_millis(wait));
+        }
+    }
 }
