@@ -128,9 +128,7 @@ impl Pump {
 
     /// Room for one more datagram; there is some after sending.
     fn room(&mut self) -> Option<&mut [u8]> {
-        if self.outgoing.room().is_none() {
-            self.send();
-        }
+        make_room(&mut self.outgoing, &mut self.udp, &mut self.lost);
         self.outgoing.room()
     }
 
@@ -146,13 +144,13 @@ impl Pump {
     /// Whether there was anything, how many were taken, and how many of them a flood's limits refused.
     fn take_datagrams(&mut self, core: &mut impl Core, now: Now) -> (bool, usize, usize) {
         let (mut found, mut taken, mut refused) = (false, 0, 0);
-        for lane in self.udp.waiting() {
+        for lane in self.udp.waiting().into_iter().map(|lane| lane as usize) {
             // If only an error.
             found = true;
             let (mut here, mut more) = (0, true);
             while more && here < LIMIT {
                 let count;
-                (count, more) = self.udp.receive(lane as usize, &mut self.incoming, now.mono);
+                (count, more) = self.udp.receive(lane, &mut self.incoming, now.mono);
                 // Each batch counts, what has no sender or no byte too: nothing is free.
                 here += count;
                 for at in 0..count {
@@ -166,15 +164,12 @@ impl Pump {
                         match core.datagram(from, datagram, now, out) {
                             Verdict::ToTun { peer, len } => {
                                 self.opened.take(len);
-                                if usize::from(peer.0) != lane as usize {
-                                    self.udp.heard(peer.0.into(), from, lane as usize, now.mono);
+                                if usize::from(peer.0) != lane {
+                                    self.udp.heard(peer.0.into(), from, lane, now.mono);
                                 }
                             }
                             Verdict::ToPeer { to, len } => {
-                                if self.outgoing.room().is_none() {
-                                    self.lost.datagrams += self.udp.send(&self.outgoing);
-                                    self.outgoing.clear();
-                                }
+                                make_room(&mut self.outgoing, &mut self.udp, &mut self.lost);
                                 if let Some(room) = self.outgoing.room() {
                                     room[..len].copy_from_slice(&out[..len]);
                                     self.outgoing.push(to, len);
@@ -207,10 +202,7 @@ impl Pump {
             let mut segments = Segments::new(offload, frame);
             while let Some((packet, checksum)) = segments.next(frame) {
                 taken += 1;
-                if self.outgoing.room().is_none() {
-                    self.lost.datagrams += self.udp.send(&self.outgoing);
-                    self.outgoing.clear();
-                }
+                make_room(&mut self.outgoing, &mut self.udp, &mut self.lost);
                 let Some(out) = self.outgoing.room() else { break };
                 if let Verdict::ToPeer { to, len } = core.packet(packet, checksum, now, out) {
                     self.outgoing.push(to, len);
@@ -218,5 +210,13 @@ impl Pump {
             }
         }
         (taken, Ok(()))
+    }
+}
+
+/// Sends what is gathered if no more fits.
+fn make_room(outgoing: &mut Outgoing, udp: &mut Udp, lost: &mut Lost) {
+    if outgoing.room().is_none() {
+        lost.datagrams += udp.send(outgoing);
+        outgoing.clear();
     }
 }

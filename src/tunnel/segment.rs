@@ -143,7 +143,7 @@ fn address(packet: &[u8], at: usize) -> Ipv4Addr {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::tunnel::packet::Header;
     use crate::tunnel::remap;
@@ -177,7 +177,7 @@ mod tests {
     }
 
     /// The packets with finished checksums.
-    fn cut(offload: Offload, frame: &mut [u8]) -> Vec<Vec<u8>> {
+    pub(crate) fn cut(offload: Offload, frame: &mut [u8]) -> Vec<Vec<u8>> {
         let (mut segments, mut packets) = (Segments::new(offload, frame), Vec::new());
         while let Some((packet, checksum)) = segments.next(frame) {
             if checksum == Checksum::Partial {
