@@ -7,10 +7,8 @@
 pub const PEERS: usize = 64;
 /// Sessions kept for tombstones (used and expired tickets, peers that left) at once; the oldest makes room.
 pub const FAREWELLS: usize = 4;
-/// Tickets open, used or expired that are remembered, and for how long (seconds).
+/// Tickets open, used or expired that are remembered; a new one takes the place of the oldest that is closed.
 pub const TICKETS: usize = 64;
-/// How long a used or expired ticket is remembered, in seconds (7 days).
-pub const TICKET_MEMORY: u64 = 7 * 86_400;
 /// Peers that left and are remembered.
 pub const LEFT: usize = 64;
 /// How long a peer that left and knows it is remembered, in seconds (90 days); one that was never told, until its place is needed.

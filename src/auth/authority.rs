@@ -287,7 +287,7 @@ impl Authority {
     pub(super) fn expire(&mut self, now: Now) {
         for ticket in self.ledger.tickets.iter_mut().filter(|t| t.state == TicketState::Open) {
             if ticket.boot != self.facts.boot || ticket.expires <= now.mono.since_boot().as_secs() {
-                (ticket.state, ticket.closed) = (TicketState::Expired, now.wall);
+                ticket.state = TicketState::Expired;
                 self.dirty |= self.resave.is_none();
             }
         }

@@ -113,8 +113,6 @@ pub struct Issued {
     pub replace: bool,
     /// What became of it.
     pub state: TicketState,
-    /// When it was closed, by the wall clock.
-    pub closed: WallTime,
 }
 
 impl fmt::Debug for Issued {
@@ -307,14 +305,13 @@ impl Ledger {
         room
     }
 
-    /// Forgets tombstones whose time is over, judged only by a wall clock that is not behind them. Whether there were any. A peer that does not
-    /// know yet that it was left stays, whatever the clock says: nothing else could tell it. There is room for [`budget::LEFT`].
+    /// Forgets peers that left, know it, and did so long ago, judged only by a wall clock that is not behind. Whether there were any. Whoever does
+    /// not know yet stays, whatever the clock says: nothing else could tell it, and there is room for [`budget::LEFT`]. So do closed tickets:
+    /// a clock that jumps ahead must not keep their reason from those who redeem them.
     pub(super) fn forget(&mut self, now: WallTime) -> bool {
-        let old = |at: WallTime, memory: u64| now.0.saturating_sub(at.0) > memory as i64;
-        let before = self.tickets.len() + self.left.len();
-        self.tickets.retain(|t| t.state == TicketState::Open || !old(t.closed, budget::TICKET_MEMORY));
-        self.left.retain(|l| !l.told || !old(l.at, budget::LEFT_MEMORY));
-        before != self.tickets.len() + self.left.len()
+        let before = self.left.len();
+        self.left.retain(|l| !l.told || now.0.saturating_sub(l.at.0) <= budget::LEFT_MEMORY as i64);
+        before != self.left.len()
     }
 
     /// The content of the state file.

@@ -62,7 +62,6 @@ struct TicketForm {
     replace: bool,
     state: String,
     by: Option<String>,
-    closed: i64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,7 +136,6 @@ impl From<&Ledger> for State {
                 replace: t.replace,
                 state: state.into(),
                 by,
-                closed: t.closed.0,
             }
         };
         let left = |x: &Left| LeftForm {
@@ -286,7 +284,6 @@ impl State {
                     ("expired", None) => TicketState::Expired,
                     _ => return Err(bad(at("state"))),
                 },
-                closed: WallTime(t.closed),
             });
         }
         for (i, x) in self.left.into_iter().enumerate() {

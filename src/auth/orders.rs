@@ -107,7 +107,6 @@ impl Authority {
             ask: order.ask,
             replace: order.replace,
             state: TicketState::Open,
-            closed: WallTime(0),
         };
         if !self.ledger.push_ticket(issued) {
             return Err(CannotInvite::TooManyTickets);

@@ -141,7 +141,6 @@ mod tests {
     use super::super::keys;
     use super::super::ledger::{Debt, Owed, Peer};
     use super::*;
-    use crate::clock::WallTime;
     use crate::identity::End;
 
     const LENT: Resources = Resources { cpu: 4000, memory: 8192, pods: 110 };
@@ -172,17 +171,7 @@ mod tests {
     }
 
     fn ticket() -> Issued {
-        Issued {
-            key: key(50),
-            preshared: [0; 32],
-            boot: String::new(),
-            expires: 0,
-            offer: Some(LENT),
-            ask: false,
-            replace: false,
-            state: TicketState::Open,
-            closed: WallTime(0),
-        }
+        Issued { key: key(50), preshared: [0; 32], boot: String::new(), expires: 0, offer: Some(LENT), ask: false, replace: false, state: TicketState::Open }
     }
 
     fn enrol() -> Enrol {

@@ -151,7 +151,7 @@ impl Authority {
                 let images = self.images(&enrol.prefixes, None).ok_or_else(no_image)?;
                 let row = self.free_row().ok_or_else(|| Refusal::new(Reason::Busy, "all rows are taken for the moment; asked again soon"))?;
                 if let Some(ticket) = self.ledger.ticket_mut(&key) {
-                    (ticket.state, ticket.closed) = (TicketState::Used(enrol.key), now.wall);
+                    ticket.state = TicketState::Used(enrol.key);
                 }
                 let last = self.line_mut(enrolment).and_then(|l| l.seen);
                 self.ledger.left.retain(|l| l.key != enrol.key);

@@ -199,7 +199,7 @@ impl Gateway {
         self.freshen(row);
         let (packet, mono) = (&packet[..total], self.now.mono);
         let Some(peer) = peer_at(&mut self.peers, row) else { return self.drop(Reason::NoPeer) };
-        if let Some(to) = peer.endpoint
+        if let Some(to) = peer.endpoint.filter(|_| peer.stands(mono))
             && let Some(len) = peer.session.seal(packet, out)
         {
             peer.sealed(total, mono);
@@ -395,7 +395,7 @@ impl Gateway {
         if let Some(found) = peer.poll_outgoing(out) {
             return Some(found);
         }
-        while let Some(to) = peer.endpoint.filter(|_| peer.session.established()) {
+        while let Some(to) = peer.endpoint.filter(|_| peer.stands(self.now.mono)) {
             match self.waiting.take(row, self.now.mono)? {
                 Taken::TooLong => self.drops.add(Reason::ParkedTooLong),
                 Taken::Packet(packet) => match peer.session.seal(packet, out) {

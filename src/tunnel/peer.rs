@@ -29,6 +29,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const REKEY: Duration = Duration::from_secs(15);
 /// When an initiator's session is renewed if only keepalives flow; boringtun renews at this age only if data does.
 const RENEW: Duration = Duration::from_secs(120);
+/// After how long a session ends (the WireGuard paper's Reject-After-Time).
+const REJECT: Duration = Duration::from_secs(180);
 /// Seconds after the first, second, ... unanswered initiation until the next; the last one repeats.
 const BACK_OFF: [u64; 6] = [2, 3, 5, 8, 12, 15];
 
@@ -98,6 +100,9 @@ pub(crate) struct Peer {
     initiated: bool,
     /// Our index of a session that the peer began and has not used yet.
     answered: Option<u32>,
+    /// Since when a session stands that both have used. One that was only answered may be the work of a replay, and boringtun may take it
+    /// for the one to seal with.
+    proved: Option<Instant>,
     alive: bool,
     bytes_in: u64,
     bytes_out: u64,
@@ -144,6 +149,7 @@ impl Peer {
             owed: None,
             initiated: false,
             answered: None,
+            proved: None,
             alive: false,
             bytes_in: 0,
             bytes_out: 0,
@@ -160,7 +166,7 @@ impl Peer {
         if let Tick::Send(len) = ticked {
             self.send(&buffer[..len], now);
         }
-        if !self.session.established() {
+        if !self.stands(now) {
             if self.alive {
                 self.lose();
             }
@@ -177,7 +183,7 @@ impl Peer {
         }
         let silent = self.keepalive.is_some_and(|every| now.since(self.sent) >= every);
         let unanswered = self.attempts == 0 && self.unanswered.is_some_and(|since| now.since(since) >= REKEY);
-        if unanswered || silent && self.initiated && self.session.age() >= Some(RENEW) && now >= self.retry {
+        if unanswered || silent && self.initiated && self.age(now) >= Some(RENEW) && now >= self.retry {
             self.initiate(now);
         } else if (silent || self.owed.is_some_and(|since| now.since(since) >= ANSWER))
             && let Some(len) = self.session.seal(&[], &mut buffer)
@@ -188,7 +194,7 @@ impl Peer {
 
     /// When the timers want the next look.
     pub(crate) fn due(&self, now: Instant, waiting: bool) -> Option<Instant> {
-        if !self.session.established() {
+        if !self.stands(now) {
             return self.wants(waiting).then_some(self.retry);
         }
         let grid = if now < self.active_until { 1 } else { 5 };
@@ -219,9 +225,19 @@ impl Peer {
             return;
         }
         self.candidates.clone_from(endpoints);
-        if !self.session.established() && self.attempted != Some(now) {
+        if !self.stands(now) && self.attempted != Some(now) {
             (self.attempts, self.retry) = (0, now);
         }
+    }
+
+    /// Whether packets can be sealed, and opened at the other end.
+    pub(crate) fn stands(&self, now: Instant) -> bool {
+        self.age(now).is_some()
+    }
+
+    /// The age of the session that both use.
+    fn age(&self, now: Instant) -> Option<Duration> {
+        self.proved.map(|since| now.since(since)).filter(|age| *age <= REJECT && self.session.established())
     }
 
     /// We answered an initiation; `index` is ours of the new session. It counts as the peer's sign of life only once it is used.
@@ -233,6 +249,7 @@ impl Peer {
     /// The peer answered our initiation.
     pub(crate) fn completed(&mut self, from: SocketAddr, now: Instant) {
         self.initiated = true;
+        self.proved = Some(now);
         (self.wanted, self.attempts, self.retry) = (false, 0, now);
         self.outgoing.targets.clear();
         (self.sent, self.owed) = (now, None);
@@ -242,7 +259,7 @@ impl Peer {
     /// An authentic data message came under the session with our index `receiver`, with a packet of `bytes` or as a keepalive.
     pub(crate) fn received(&mut self, from: SocketAddr, receiver: u32, bytes: usize, now: Instant) {
         if self.answered == Some(receiver) {
-            (self.answered, self.initiated) = (None, false);
+            (self.answered, self.initiated, self.proved) = (None, false, Some(now));
             self.outgoing.targets.clear();
         }
         (self.wanted, self.attempts) = (false, 0);
@@ -294,7 +311,7 @@ impl Peer {
     pub(crate) fn status(&self, now: Instant) -> PeerStatus {
         PeerStatus {
             endpoint: self.endpoint,
-            handshake: self.session.age(),
+            handshake: self.age(now),
             round_trip: self.session.round_trip().map(|ms| Duration::from_millis(ms.into())),
             received: self.received.map(|at| now.since(at)),
             bytes_in: self.bytes_in,

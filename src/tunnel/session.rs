@@ -202,11 +202,6 @@ impl Session {
         self.0.time_since_last_handshake().is_some()
     }
 
-    /// The age of the session that seals.
-    pub(crate) fn age(&self) -> Option<Duration> {
-        self.0.time_since_last_handshake()
-    }
-
     /// The round trip of the last handshake that we began, in milliseconds.
     pub(crate) fn round_trip(&self) -> Option<u32> {
         self.0.stats().4

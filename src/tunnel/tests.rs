@@ -461,6 +461,37 @@ fn a_replayed_initiation_moves_nobody_and_is_refused_once_the_peer_was_heard() {
 }
 
 #[test]
+fn initiations_replayed_to_one_that_restarted_do_not_keep_it_from_initiating() {
+    let mut now = start();
+    let (mut hub, mut edge) = linked(now);
+    // Overheard before the hub restarts: nine initiations, one for every place that a session may have.
+    let mut overheard = Vec::new();
+    for _ in 0..9 {
+        now = later(now, Duration::from_secs(3));
+        edge.gateway.handshake_now(PEER, now);
+        edge.drain();
+        overheard.extend(edge.sent.iter().map(|(_, datagram)| datagram.clone()));
+        carry(&mut [&mut hub, &mut edge], now);
+    }
+    let mut hub = Host::new(1, "203.0.113.1:51820", now, WallTime(now.wall.0 + HOUR));
+    let address = edge.address;
+    hub.add(spec(0, edge.gateway.public_key(), &[address], peering(End::Inviter, "10.71.0.0/16")), now);
+    hub.sent.clear();
+    let attacker = socket("198.51.100.66:1");
+    for datagram in &overheard {
+        assert!(matches!(hub.hear(attacker, datagram, now), Verdict::ToPeer { .. }));
+    }
+    hub.sent.clear();
+    assert_eq!(hub.gateway.status(PEER, now).and_then(|status| status.handshake), None, "nobody has used any of these sessions");
+    assert_eq!(hub.send(&udp([10, 42, 0, 9], [10, 71, 0, 9], b"x"), now), Verdict::Parked);
+    for _ in 0..20 {
+        now = later(now, Duration::from_secs(1));
+        hub.timeout(now);
+    }
+    assert!(hub.sent.iter().filter(|(to, datagram)| *to == address && datagram[0] == 1).count() > 2, "it goes on initiating");
+}
+
+#[test]
 fn a_peer_that_roams_is_followed() {
     let now = start();
     let (mut home, mut edge) = linked(now);

@@ -322,5 +322,9 @@ fn clusters_meet_work_together_and_part_without_a_trace_with_other_seeds() {
 /// Three clusters, which only seeds that three divides have.
 #[test]
 fn of_two_who_redeem_one_ticket_one_joins_and_the_other_may_try_the_next() {
-    walk_seeds(seeds(60).map(|seed| 3 * seed), |script| Journey::new(script).race());
+    walk_seeds(seeds(180), |script| {
+        if script.seed.is_multiple_of(3) {
+            Journey::new(script).race();
+        }
+    });
 }
