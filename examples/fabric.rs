@@ -32,7 +32,7 @@ fn wanted(name: &str) -> Wanted {
             mtu: 1380,
             primary: Some(node_end),
             local: vec![control_end, Ipv4Addr::new(10, 70, 3, 1)],
-            routes: vec![prefix("10.71.0.0/16"), prefix("10.70.1.1/32"), prefix("10.70.2.1/32")],
+            routes: ["10.71.0.0/16", "10.70.1.1/32", "10.70.2.1/32"].map(|text| (prefix(text), 1420)).to_vec(),
         },
         rules: Some(Rules {
             interface: name.into(),

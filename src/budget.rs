@@ -29,6 +29,8 @@ pub const BARRED: usize = 96;
 pub const TRANSIT: usize = 1_024;
 /// The largest IP packet carried, in bytes.
 pub const PACKET_MAX: usize = 1600;
+/// The size in bytes of a packet that every path carries whole: IPv6's smallest link, 1280, less IPv6, UDP and WireGuard headers.
+pub const PACKET_SAFE: u16 = 1200;
 /// The largest datagram that carries such a packet, in bytes: what WireGuard adds, padding included, comes on top.
 pub const DATAGRAM_MAX: usize = PACKET_MAX + 48;
 /// The most packets that one frame for the TUN device is made of.

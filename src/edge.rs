@@ -24,12 +24,12 @@ pub use crate::offload::{AgentSpec, Amount, Event as AgentEvent, KindId, Namespa
 pub use crate::tunnel::coalesce::{Coalescer, Joins};
 pub use crate::tunnel::offload::{OFFLOAD, Offload};
 pub use crate::tunnel::segment::Segments;
-pub use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, PeerStatus, Reason, Verdict};
+pub use crate::tunnel::{Addresses, Checksum, Event as TunnelEvent, Gateway, PathMtu, PeerSpec, PeerStatus, Reason, Verdict};
 
 use crate::auth::issue::tenant;
 use crate::auth::ledger::{Debt, Owed};
 use crate::auth::{self, AddPeer, Purpose};
-use crate::budget::{ENDPOINTS, PEERS};
+use crate::budget::{ENDPOINTS, PACKET_SAFE, PEERS};
 use crate::clock::{Instant, Now, WallTime};
 use crate::identity::{ClusterId, End, PeerId, Prefix};
 use crate::kube::call::Call;
@@ -141,8 +141,8 @@ pub enum Output {
 pub struct Host {
     /// Local addresses besides the node end: the control end, virtual nodes.
     pub local: Vec<Ipv4Addr>,
-    /// Prefixes routed into the TUN.
-    pub routes: Vec<Prefix>,
+    /// Prefixes routed into the TUN, and the largest packet in bytes that goes there in one piece.
+    pub routes: Vec<(Prefix, u16)>,
 }
 
 /// What is held of a session beside the gateway's row.
@@ -152,8 +152,6 @@ struct Session {
     /// The number of the echo request that is due or waited for, and when it was sent.
     probe: Option<(u16, Option<Instant>)>,
     round_trip: Option<Duration>,
-    /// Sizes of packets that were tried.
-    tried: look::Tried,
     /// Where it was last heard from, and how often that was another place than before.
     place: Option<SocketAddr>,
     moves: u32,
@@ -311,9 +309,10 @@ impl Edge {
     pub fn host(&self) -> Host {
         let mut host = Host { local: vec![self.external().own_control()], routes: Vec::new() };
         for session in self.sessions.iter().flatten() {
-            let ends = [Some(session.spec.control.1), session.spec.node.map(|(_, peer)| peer)];
-            host.routes.extend(ends.into_iter().flatten().filter_map(|end| Prefix::new(end, 32)));
-            host.routes.extend(session.spec.remote.iter().map(|&(_, image)| image));
+            let ends = [Some(session.spec.control.1), session.spec.node.map(|(_, peer)| peer)].into_iter().flatten();
+            let prefixes = ends.filter_map(|end| Prefix::new(end, 32)).chain(session.spec.remote.iter().map(|&(_, image)| image));
+            let mtu = self.gateway.path_mtu(session.spec.id).unwrap_or(PACKET_SAFE);
+            host.routes.extend(prefixes.map(|prefix| (prefix, mtu)));
             if session.spec.purpose == Purpose::Peering {
                 host.local.push(self.external().virtual_node(session.spec.id));
             }
@@ -361,7 +360,12 @@ impl Edge {
 
     /// The next datagram that no input was the cause of. Ask until `None` after every other call.
     pub fn poll_datagram(&mut self, now: Now, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
-        self.gateway.poll_datagram(out).or_else(|| self.probe(now, out)).or_else(|| self.try_size(now, out))
+        self.gateway.poll_datagram(out).or_else(|| self.probe(now, out))
+    }
+
+    /// The next datagram that must leave in one piece and not be cut on its way; see [`Gateway::poll_probe`].
+    pub fn poll_probe(&mut self, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
+        self.gateway.poll_probe(out)
     }
 
     /// A control request from the listener.
@@ -501,6 +505,7 @@ impl Edge {
                 }
                 self.authority.handle_endpoint(id, endpoint, now);
             }
+            tunnel::Event::PathMtu { .. } => self.out.push_back(Output::Host),
             tunnel::Event::Quiet { id } => self.authority.handle_quiet(id),
         }
     }
@@ -632,7 +637,9 @@ impl Edge {
         let addresses = Addresses { end: spec.end, control: Some(spec.control), node: spec.node, remote };
         let endpoints: heapless::Vec<SocketAddr, ENDPOINTS> = spec.endpoints.clone();
         let (public_key, secret, preshared, keepalive) = (spec.public_key, spec.secret.clone(), spec.preshared, spec.keepalive);
-        let added = self.gateway.add_peer(PeerSpec { id, public_key, secret, preshared, keepalive, endpoints, addresses }, now, system);
+        // An enrolment or a farewell is over before its path is worth a search.
+        let path = if spec.purpose == Purpose::Peering { PathMtu::Found(PACKET_SAFE) } else { PathMtu::Fixed(PACKET_SAFE) };
+        let added = self.gateway.add_peer(PeerSpec { id, public_key, secret, preshared, keepalive, endpoints, addresses, path }, now, system);
         if let Err(why) = added {
             // The authority's rows are the gateway's; only a key that both ends of a join share could clash.
             self.out.push_back(Output::Progress(id, Progress::Retrying(format!("the gateway refuses the session: {why}"))));
@@ -648,7 +655,6 @@ impl Edge {
             spec,
             probe: None,
             round_trip: None,
-            tried: look::Tried::default(),
             place: None,
             moves: 0,
             heard: false,
@@ -725,7 +731,6 @@ impl Edge {
         if packet.len() < 28 || packet[9] != 1 || packet[0] != 0x45 || packet[20] != 0 {
             return;
         }
-        self.hear_size(peer, packet);
         let Some(session) = self.session_mut(peer) else { return };
         let ours = packet[24..26] == ECHO.to_be_bytes();
         if let Some((sequence, Some(sent))) = session.probe

@@ -7,7 +7,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use sluice::clock::{Instant, Now, WallTime};
 use sluice::identity::{End, PeerId, SecretKey};
-use sluice::tunnel::{Addresses, Gateway, PeerSpec, Verdict, public_key};
+use sluice::tunnel::{Addresses, Gateway, PathMtu, PeerSpec, Verdict, public_key};
 
 fuzz_target!(|input: &[u8]| {
     let mut now = Now { mono: Instant::from_boot(Duration::from_secs(100)), wall: WallTime(0) };
@@ -23,6 +23,7 @@ fuzz_target!(|input: &[u8]| {
         keepalive: Some(Duration::from_secs(25)),
         endpoints: [from].into_iter().collect(),
         addresses: Addresses { end: End::Inviter, control: None, node: None, remote: [(prefix, prefix)].into_iter().collect() },
+        path: PathMtu::Found(sluice::budget::PACKET_SAFE),
     };
     gateway.add_peer(spec, now, WallTime(0)).expect("a free row");
     let mut out = [0; 2048];

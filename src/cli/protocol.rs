@@ -8,7 +8,7 @@ use miniserde::json;
 /// A request. Only the fields its verb names are looked at.
 #[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Request {
-    /// `invite`, `join`, `unpeer`, `status`, `look` (a status that also tries sizes of packets), `metrics`.
+    /// `invite`, `join`, `unpeer`, `status`, `look` (a status that also searches the path MTU anew), `metrics`.
     pub verb: String,
     /// join: the ticket's line.
     pub ticket: Option<String>,
@@ -211,15 +211,6 @@ pub struct Former {
     pub told: bool,
 }
 
-/// Whether a packet of a size got through and back.
-#[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
-pub struct Size {
-    /// Bytes of the whole packet inside the tunnel.
-    pub bytes: u32,
-    /// It was answered.
-    pub answered: bool,
-}
-
 /// One peering.
 #[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Peer {
@@ -274,15 +265,13 @@ pub struct Tunnel {
     pub heard: Option<u64>,
     /// How often it was heard from another endpoint than before.
     pub moves: u32,
-    /// Sizes of packets that were tried (`look` only).
-    pub sizes: Vec<Size>,
     /// Where its datagrams come from and ours go to; none before the first.
     pub endpoint: Option<String>,
     /// How it is reached: `direct`, `we are behind NAT`, `it is behind NAT`.
     pub reached: String,
     /// Round-trip time in milliseconds, as last measured.
     pub rtt_ms: Option<u32>,
-    /// Largest packet carried.
+    /// The largest packet that goes to it in one piece, in bytes.
     pub mtu: u32,
     /// Seconds since the last handshake.
     pub handshake: Option<u64>,

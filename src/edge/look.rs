@@ -1,27 +1,14 @@
-//! Looking closer, when somebody asks: is a silent peer there, and which sizes of packet get through to it.
+//! Looking closer, when somebody asks: is a silent peer there, and how large a packet gets through to it.
 //!
 //! The same ICMP echo between the control ends that the edge sends on its own. Nothing here changes what the edge believes of a peer:
 //! that asks are answered shows in when the peer was last heard. Called for `status`, the metrics and `doctor`.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::{Checksum, ECHO, Edge, Purpose, Verdict};
+use super::{Edge, Purpose};
 use crate::clock::Now;
 use crate::identity::{ClusterId, PeerId};
-
-/// The sizes of whole packets that are tried, in bytes; the largest is what the TUN lets through.
-pub const SIZES: [u16; 4] = [128, 576, 1280, 1420];
-/// The identifier of echo requests that try a size; their number is the size's place.
-const SIZED: u16 = ECHO + 1;
-
-/// Which of [`SIZES`] were sent and answered, a bit each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tried {
-    wanted: u8,
-    sent: u8,
-    answered: u8,
-}
 
 impl Edge {
     /// Asks each peer that was not heard for `silent` whether it is there. True if any was asked.
@@ -39,26 +26,16 @@ impl Edge {
         asked
     }
 
-    /// Sends an echo request of each of [`SIZES`] to every peer with a session, but for those that were answered since `anew`.
-    pub fn measure(&mut self, anew: bool) {
-        for session in self.sessions.iter_mut().flatten().filter(|s| s.spec.purpose == Purpose::Peering && s.heard) {
-            let answered = if anew { 0 } else { session.tried.answered };
-            session.tried = Tried { wanted: !answered & ((1 << SIZES.len()) - 1), sent: session.tried.sent, answered };
-            if anew {
-                session.tried.sent = 0;
-            }
+    /// Searches the path MTU of every peer with a session anew.
+    pub fn search_paths(&mut self, now: Now) {
+        for session in self.sessions.iter().flatten().filter(|s| s.spec.purpose == Purpose::Peering && s.heard) {
+            self.gateway.search_path(session.spec.id, now);
         }
     }
 
-    /// Which sizes were sent to the peer, and whether they were answered.
-    pub fn measured(&self, peer: PeerId) -> Vec<(u16, bool)> {
-        let tried = self.session(peer).map(|s| s.tried).unwrap_or_default();
-        SIZES.iter().enumerate().filter(|(at, _)| tried.sent & 1 << at != 0).map(|(at, &size)| (size, tried.answered & 1 << at != 0)).collect()
-    }
-
-    /// Whether every size that was sent, to anybody, was answered.
-    pub fn all_measured(&self) -> bool {
-        self.sessions.iter().flatten().all(|s| s.tried.wanted == 0 && s.tried.sent == s.tried.answered)
+    /// Whether any of them is still being searched.
+    pub fn searches_paths(&self) -> bool {
+        self.sessions.iter().flatten().any(|s| s.heard && self.gateway.is_searching(s.spec.id))
     }
 
     /// When something authentic last came from the peer.
@@ -79,32 +56,6 @@ impl Edge {
     /// Peerings that are being left, or whose clean-up goes on.
     pub fn leaving(&self) -> impl Iterator<Item = (PeerId, &ClusterId)> {
         self.partings.iter().map(|(peer, parting)| (*peer, &parting.cluster))
-    }
-
-    /// The next echo request of a size that is due, sealed.
-    pub(super) fn try_size(&mut self, now: Now, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
-        let session = self.sessions.iter_mut().flatten().find(|s| s.tried.wanted != 0)?;
-        let at = session.tried.wanted.trailing_zeros() as usize;
-        session.tried.wanted &= !(1 << at);
-        session.tried.sent |= 1 << at;
-        let mut packet = [0; SIZES[SIZES.len() - 1] as usize];
-        let packet = &mut packet[..usize::from(SIZES[at])];
-        request(packet, session.spec.control.0, session.spec.control.1, SIZED, at as u16);
-        match self.gateway.handle_packet(packet, Checksum::Whole, now, out) {
-            Verdict::ToPeer { to, len } => Some((to, len)),
-            _ => None,
-        }
-    }
-
-    /// Notes the answer to an echo request of a size; `packet` is an echo answer of at least 28 bytes.
-    pub(super) fn hear_size(&mut self, peer: PeerId, packet: &[u8]) {
-        let at = usize::from(u16::from_be_bytes([packet[26], packet[27]]));
-        if packet[24..26] == SIZED.to_be_bytes()
-            && SIZES.get(at).is_some_and(|&size| usize::from(size) == packet.len())
-            && let Some(session) = self.session_mut(peer)
-        {
-            session.tried.answered |= session.tried.sent & 1 << at;
-        }
     }
 }
 

@@ -213,8 +213,8 @@ fn collection(path: &str) -> &str {
 
 #[test]
 fn an_echo_request_has_right_checksums() {
-    for size in [28].into_iter().chain(look::SIZES) {
-        let mut packet = vec![0; usize::from(size)];
+    for size in [28, 1280] {
+        let mut packet = vec![0; size];
         look::request(&mut packet, Ipv4Addr::new(10, 70, 0, 2), Ipv4Addr::new(10, 70, 1, 1), ECHO, 7);
         assert_eq!((look::checksum(&packet[..20]), look::checksum(&packet[20..])), (0, 0), "{size}");
     }

@@ -148,6 +148,10 @@ impl Core for Packets<'_> {
     fn poll(&mut self, now: Now, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
         self.0.poll_datagram(now, out)
     }
+
+    fn probe(&mut self, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
+        self.0.poll_probe(out)
+    }
 }
 
 /// How often the doors that serve on their own refused somebody.
@@ -547,7 +551,7 @@ impl Driver {
             return;
         }
         if measure {
-            self.edge.measure(true);
+            self.edge.search_paths(now);
         }
         self.edge.look(FRESH, now);
         let mut servers = Vec::new();
@@ -571,13 +575,10 @@ impl Driver {
         let Some(began) = self.looks.began() else { return };
         let peers: Vec<PeerId> = self.edge.authority().ledger().peers.iter().map(|p| p.row).collect();
         let waited = peers.into_iter().any(|peer| self.edge.is_heard(peer) && is_unanswered(self.edge.last_heard(peer, now), began, now));
-        let whole = !waited && self.looks.servers_answered() && (!self.looks.measuring() || self.edge.all_measured());
+        let whole = !waited && self.looks.servers_answered() && (!self.looks.measuring() || !self.edge.searches_paths());
         if !whole && !self.looks.is_over(now.mono) {
             if self.looks.is_due(now.mono) {
                 self.edge.look(now.mono.since(began) + FRESH, now);
-                if self.looks.measuring() {
-                    self.edge.measure(false);
-                }
             }
             return;
         }

@@ -29,6 +29,9 @@ const TABLE_MAIN: u32 = 254;
 const TABLE_LOCAL: u32 = 255;
 const UNICAST: u8 = 1;
 const UP: u32 = 1;
+/// `RTA_METRICS`, and `RTAX_MTU` in it.
+const METRICS: u16 = 8;
+const METRIC_MTU: u16 = 2;
 /// Groups of changes: links, IPv4 addresses, IPv4 routes.
 const GROUPS: [u32; 3] = [1, 5, 7];
 
@@ -37,14 +40,14 @@ const GROUPS: [u32; 3] = [1, 5, 7];
 pub struct Desired {
     /// The interface.
     pub name: String,
-    /// Its MTU in bytes.
+    /// Its MTU in bytes, at least that of any route.
     pub mtu: u32,
     /// Its primary address: the source of what the host itself sends into it.
     pub primary: Option<Ipv4Addr>,
     /// More addresses that are local to this host.
     pub local: Vec<Ipv4Addr>,
-    /// Prefixes routed into it.
-    pub routes: Vec<Prefix>,
+    /// Prefixes routed into it, and the MTU of each.
+    pub routes: Vec<(Prefix, u32)>,
 }
 
 /// What keeps the kernel from the desired state.
@@ -109,6 +112,7 @@ struct Route {
     source: Option<Ipv4Addr>,
     protocol: u8,
     priority: u32,
+    mtu: Option<u32>,
 }
 
 impl Route {
@@ -220,7 +224,7 @@ impl Links {
 
     fn apply_routes(&mut self, index: u32, desired: &Desired) -> Result<usize, LinkError> {
         let found = self.routes(Some(index))?;
-        let good = |route: &&Route| route.table == TABLE_MAIN && route.is_ours(desired.primary) && desired.routes.contains(&route.to);
+        let good = |route: &&Route| route.table == TABLE_MAIN && route.is_ours(desired.primary) && desired.routes.iter().any(|(to, _)| *to == route.to);
         let mut changes = 0;
         for route in found.iter().filter(|route| route.table == TABLE_MAIN && !good(route)) {
             let deleted = self.netlink.request(route_message(DELETE_ROUTE, 0, route));
@@ -228,12 +232,16 @@ impl Links {
             changes += 1;
         }
         let mut clash = None;
-        for (at, &to) in desired.routes.iter().enumerate() {
-            if desired.routes[..at].contains(&to) || found.iter().filter(good).any(|route| route.to == to) {
+        for (at, &(to, mtu)) in desired.routes.iter().enumerate() {
+            let there = found.iter().filter(good).find(|route| route.to == to);
+            if desired.routes[..at].iter().any(|(before, _)| *before == to) || there.is_some_and(|route| route.mtu == Some(mtu)) {
                 continue;
             }
-            let route = Route { to, table: TABLE_MAIN, kind: UNICAST, index: Some(index), source: desired.primary, protocol: PROTOCOL, priority: 0 };
-            match self.netlink.request(route_message(NEW_ROUTE, netlink::CREATE | netlink::EXCLUSIVE, &route)) {
+            let (kind, protocol) = (UNICAST, PROTOCOL);
+            let route = Route { to, table: TABLE_MAIN, kind, index: Some(index), source: desired.primary, protocol, priority: 0, mtu: Some(mtu) };
+            // Only one of ours has its place taken.
+            let how = if there.is_some() { netlink::REPLACE } else { netlink::EXCLUSIVE };
+            match self.netlink.request(route_message(NEW_ROUTE, netlink::CREATE | how, &route)) {
                 Ok(()) => changes += 1,
                 Err(why) if why.is(libc::EEXIST) => clash = clash.or(Some(to)),
                 Err(why) => return Err(LinkError::Kernel("route a prefix into the interface", why)),
@@ -358,6 +366,12 @@ fn route_message(kind: u16, flags: u16, route: &Route) -> Message {
     if let Some(source) = route.source {
         message.put(7, &source.octets());
     }
+    // Whatever its MTU is, a route that is to go is known by the rest.
+    if let Some(mtu) = route.mtu.filter(|_| !deleting) {
+        message.nest(METRICS, |inside| {
+            inside.put(METRIC_MTU, &mtu.to_ne_bytes());
+        });
+    }
     message
 }
 
@@ -394,6 +408,7 @@ fn read_route(body: &[u8]) -> Option<Route> {
         source: attribute(rest, 7).and_then(address),
         protocol: head[5],
         priority: attribute(rest, 6).and_then(number).unwrap_or_default(),
+        mtu: attribute(rest, METRICS).and_then(|metrics| attribute(metrics, METRIC_MTU)).and_then(number),
     })
 }
 

@@ -160,6 +160,9 @@ fn peers(page: &mut Page, status: &Status, named: &[&Peer]) {
     page.peers(named, ("sluice_peer_round_trip_seconds", "gauge", "Round-trip time to the peer, as last measured."), |p| {
         p.tunnel.rtt_ms.map(|ms| f64::from(ms) / 1000.0)
     });
+    page.peers(named, ("sluice_peer_path_mtu_bytes", "gauge", "The largest packet that goes to the peer in one piece."), |p| {
+        Some(p.tunnel.mtu).filter(|mtu| *mtu > 0)
+    });
     page.peers(named, ("sluice_peer_handshake_age_seconds", "gauge", "Age of the session in use."), |p| p.tunnel.handshake);
     page.peers(named, ("sluice_peer_last_heard_age_seconds", "gauge", "Seconds since the peer was last heard."), |p| p.tunnel.heard);
     page.peers(named, ("sluice_peer_received_bytes_total", "counter", "Bytes of packets received from the peer."), |p| Some(p.tunnel.received));
@@ -218,7 +221,16 @@ mod tests {
             id: "hub-4f1c09aa".into(),
             phase: "connected".into(),
             consumes: true,
-            tunnel: Tunnel { rtt_ms: Some(38), handshake: Some(74), heard: Some(3), received: 1_288_490_188, sent: 325_058_560, moves: 2, ..Tunnel::default() },
+            tunnel: Tunnel {
+                mtu: 1440,
+                rtt_ms: Some(38),
+                handshake: Some(74),
+                heard: Some(3),
+                received: 1_288_490_188,
+                sent: 325_058_560,
+                moves: 2,
+                ..Tunnel::default()
+            },
             clock_ahead: Some(-7),
             credential: Some(Credential { renews: 1_440, ends: 2_640 }),
             api: Some(up.clone()),

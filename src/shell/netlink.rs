@@ -24,6 +24,7 @@ const SOL_NETLINK: i32 = 270;
 /// Message flags.
 pub(super) const REQUEST: u16 = 1;
 pub(super) const ACK: u16 = 4;
+pub(super) const REPLACE: u16 = 0x100;
 pub(super) const EXCLUSIVE: u16 = 0x200;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const APPEND: u16 = 0x800;

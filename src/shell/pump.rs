@@ -24,6 +24,8 @@ pub trait Core {
     fn packet(&mut self, packet: &mut [u8], checksum: Checksum, now: Now, out: &mut [u8]) -> Verdict;
     /// The next datagram that no input was the cause of.
     fn poll(&mut self, now: Now, out: &mut [u8]) -> Option<(SocketAddr, usize)>;
+    /// The next datagram that must leave in one piece and not be cut on its way.
+    fn probe(&mut self, out: &mut [u8]) -> Option<(SocketAddr, usize)>;
 }
 
 /// What the kernel did not take.
@@ -115,6 +117,12 @@ impl Pump {
     pub fn flush(&mut self, core: &mut impl Core, now: Now) {
         self.gather(core, now);
         self.send();
+        // Few and far between; the batch lends its room.
+        while let Some(out) = self.outgoing.room()
+            && let Some((to, len)) = core.probe(out)
+        {
+            self.udp.send_whole(to, &out[..len]);
+        }
     }
 
     /// Takes what the core wants sent into the batch.

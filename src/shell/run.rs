@@ -25,8 +25,8 @@ use crate::config::{Config, Level};
 use crate::edge::{Account, Authority, Edge, Facts, Ledger};
 use crate::identity::{ClusterId, Prefix, SecretKey};
 
-/// The TUN's MTU: 1,500 less 80 for IPv6, UDP and WireGuard.
-pub(super) const MTU: u32 = 1420;
+/// The TUN's MTU without a peer: 1,500 less 80 for IPv6, UDP and WireGuard.
+const MTU: u32 = 1420;
 /// The name in every API server's certificate under which peers know it.
 pub(super) const API_NAME: &str = "kubernetes.default.svc";
 /// Small values on their way from connection tasks to the driver.
@@ -210,7 +210,10 @@ pub(super) fn wanted(config: &Config, edge: &Edge) -> Wanted {
         external: external.prefix(),
         guarded,
     };
-    let link = link::Desired { name: config.interface.clone(), mtu: MTU, primary: Some(external.own_node()), local: host.local, routes: host.routes };
+    let routes: Vec<(Prefix, u32)> = host.routes.iter().map(|&(prefix, mtu)| (prefix, u32::from(mtu))).collect();
+    // As wide as the widest path; each peer's own is in its routes.
+    let mtu = routes.iter().map(|(_, mtu)| *mtu).max().unwrap_or(MTU);
+    let link = link::Desired { name: config.interface.clone(), mtu, primary: Some(external.own_node()), local: host.local, routes };
     Wanted { link, rules: Some(rules) }
 }
 

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use super::api::Api;
 use super::looks::FRESH;
-use super::run::MTU;
 use super::syscall;
 use super::tally::Health;
 use super::upkeep::Upkeep;
 use super::warnings::{self, Own};
-use crate::cli::protocol::{Amounts, Credential, Former, Mapped, Namespace, Node, Peer, Refused, Server, Setting, Size, Status, Tunnel};
+use crate::cli::protocol::{Amounts, Credential, Former, Mapped, Namespace, Node, Peer, Refused, Server, Setting, Status, Tunnel};
 use crate::clock::{Instant, Now};
 use crate::config::Config;
 use crate::edge::{Edge, JoinStatus, Peering, Phase, Resources};
@@ -134,11 +133,10 @@ fn peer(parts: &mut Parts<'_>, peering: &Peering, dropped: u64, looked: Option<I
             control: control(edge, row),
             heard: silent.map(|s| s.as_secs()),
             moves: edge.moves(row),
-            sizes: edge.measured(row).into_iter().map(|(bytes, answered)| Size { bytes: bytes.into(), answered }).collect(),
             endpoint: tunnel.and_then(|t| t.endpoint).or(peering.endpoint).map(|e| e.to_string()),
             reached: reached.to_owned(),
             rtt_ms: rtt.map(|r| r.as_millis() as u32),
-            mtu: MTU,
+            mtu: tunnel.map_or(0, |t| t.mtu.into()),
             handshake: tunnel.and_then(|t| t.handshake).map(|h| h.as_secs()),
             received: tunnel.map_or(0, |t| t.bytes_in),
             sent: tunnel.map_or(0, |t| t.bytes_out),
@@ -183,7 +181,7 @@ fn joining(parts: &mut Parts<'_>, join: &JoinStatus, now: Now) -> Peer {
         control: control(parts.edge, join.peer),
         heard: heard.map(|s| s.as_secs()),
         endpoint: tunnel.and_then(|t| t.endpoint).map(|e| e.to_string()),
-        mtu: MTU,
+        mtu: tunnel.map_or(0, |t| t.mtu.into()),
         handshake: tunnel.and_then(|t| t.handshake).map(|h| h.as_secs()),
         ..Tunnel::default()
     };

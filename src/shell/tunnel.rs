@@ -17,12 +17,12 @@ use super::upkeep::{Upkeep, Wanted};
 use super::{link, local, time, uapi};
 use crate::cli::tunnel_config::{Endpoint, Offload, PeerConfig, TunnelConfig};
 use crate::clock::Now;
-use crate::edge::{Addresses, Checksum, Gateway, Joins, PeerSpec, Verdict};
+use crate::edge::{Addresses, Checksum, Gateway, Joins, PathMtu, PeerSpec, TunnelEvent, Verdict};
 use crate::identity::{End, PeerId, Prefix};
 
 /// How often a look is taken at the device's routes, and at timers that are not due earlier.
 const TICK: Duration = Duration::from_secs(1);
-/// The device's MTU where the file names none: 1,500 less 80 for IPv6, UDP and WireGuard.
+/// The device's MTU where the file names none, as long as the path's is not found: 1,500 less 80 for IPv6, UDP and WireGuard.
 const MTU: u16 = 1420;
 
 /// Runs the tunnel until a signal comes.
@@ -45,6 +45,10 @@ impl Core for Gateway {
 
     fn poll(&mut self, _now: Now, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
         self.poll_datagram(out)
+    }
+
+    fn probe(&mut self, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
+        self.poll_probe(out)
     }
 }
 
@@ -72,20 +76,13 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
     let mut gateway = Gateway::new(&config.secret, now, now.wall, system);
     let everything = Prefix::new(Ipv4Addr::UNSPECIFIED, 0).into_iter().collect::<Vec<_>>();
     gateway.set_local(&everything, &[]).map_err(|_| "the gateway takes no prefix".to_owned())?;
-    let (mut routes, mut called) = (Vec::new(), Vec::new());
+    let mut called = Vec::new();
     for (row, peer) in config.peers.iter().enumerate() {
-        let spec = spec(PeerId(row as u8), peer).await?;
+        let spec = spec(PeerId(row as u8), peer, config.mtu).await?;
         called.push(spec.endpoints.first().copied());
-        routes.extend(spec.addresses.remote.iter().map(|&(prefix, _)| prefix));
         gateway.add_peer(spec, now, system).map_err(|e| format!("peer {}: {e}", row + 1))?;
     }
-    let primary = config.addresses.first().map(|&(address, _)| address);
-    let local = config.addresses.iter().skip(1).map(|&(address, _)| address).collect();
-    routes.extend(config.addresses.iter().map(|&(_, prefix)| prefix).filter(|p| p.length() < 32));
-    routes.sort_unstable();
-    routes.dedup();
-    let link = link::Desired { name: interface.to_owned(), mtu: u32::from(config.mtu.unwrap_or(MTU)), primary, local, routes };
-    let mut upkeep = Upkeep::start(Wanted { link, rules: None }).map_err(|e| chain(&e).to_string())?;
+    let mut upkeep = Upkeep::start(wanted(config, interface, &gateway)).map_err(|e| chain(&e).to_string())?;
     log!(Info, "tunnel", "{interface} is up, UDP port {}, {} peers", pump.port(), config.peers.len());
 
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("signals cannot be had: {e}"))?;
@@ -108,7 +105,14 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
         let now = time::now();
         gateway.handle_timeout(now);
         pump.turn(&mut gateway, now).map_err(|_| format!("the device {interface} was deleted"))?;
-        while gateway.poll_event().is_some() {}
+        while let Some(event) = gateway.poll_event() {
+            if let TunnelEvent::PathMtu { id, mtu } = event {
+                log!(Info, "tunnel", "packets of {mtu} bytes go to peer {} in one piece", id.0 + 1);
+                if let Err(why) = upkeep.set(wanted(config, interface, &gateway)) {
+                    log!(Warn, "tunnel", "{}", chain(&why));
+                }
+            }
+        }
         if now.mono >= tick {
             tick = now.mono + TICK;
             pump.tidy(now);
@@ -133,7 +137,23 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
     upkeep.remove().map_err(|e| chain(&e).to_string())
 }
 
-async fn spec(id: PeerId, peer: &PeerConfig) -> Result<PeerSpec, String> {
+/// What the kernel is to hold: each peer's routes with the MTU of the path to it.
+fn wanted(config: &TunnelConfig, interface: &str, gateway: &Gateway) -> Wanted {
+    let mut routes: Vec<(Prefix, u32)> = Vec::new();
+    for (row, peer) in config.peers.iter().enumerate() {
+        let mtu = gateway.path_mtu(PeerId(row as u8)).unwrap_or(MTU);
+        routes.extend(peer.allowed.iter().map(|&prefix| (prefix, u32::from(mtu))));
+    }
+    let mtu = routes.iter().map(|(_, mtu)| *mtu).max().unwrap_or(u32::from(config.mtu.unwrap_or(MTU)));
+    routes.extend(config.addresses.iter().map(|&(_, prefix)| (prefix, mtu)).filter(|(prefix, _)| prefix.length() < 32));
+    routes.sort_unstable();
+    routes.dedup_by_key(|(prefix, _)| *prefix);
+    let primary = config.addresses.first().map(|&(address, _)| address);
+    let local = config.addresses.iter().skip(1).map(|&(address, _)| address).collect();
+    Wanted { link: link::Desired { name: interface.to_owned(), mtu, primary, local, routes }, rules: None }
+}
+
+async fn spec(id: PeerId, peer: &PeerConfig, mtu: Option<u16>) -> Result<PeerSpec, String> {
     let mut endpoints = heapless::Vec::new();
     match &peer.endpoint {
         None => {}
@@ -154,5 +174,6 @@ async fn spec(id: PeerId, peer: &PeerConfig) -> Result<PeerSpec, String> {
     }
     let addresses = Addresses { end: End::Joiner, control: None, node: None, remote };
     let keepalive = peer.keepalive.filter(|s| *s > 0).map(|s| Duration::from_secs(u64::from(s)));
-    Ok(PeerSpec { id, public_key: peer.public_key, secret: None, preshared: peer.preshared, keepalive, endpoints, addresses })
+    let path = mtu.map_or(PathMtu::Found(MTU), PathMtu::Fixed);
+    Ok(PeerSpec { id, public_key: peer.public_key, secret: None, preshared: peer.preshared, keepalive, endpoints, addresses, path })
 }

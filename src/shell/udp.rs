@@ -12,7 +12,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -134,6 +134,7 @@ impl Udp {
             Err(_) => (bound(port, false, false).map_err(refused)?, false),
         };
         enlarge(&socket);
+        let _ = whole(&socket, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), false);
         let kernel = |why: io::Error| UdpError::Kernel(port, why);
         let open: UdpSocket = socket.into();
         let set = syscall::poll_set().map_err(kernel)?;
@@ -303,6 +304,14 @@ impl Udp {
         lost
     }
 
+    /// Sends a datagram that must not be cut, here or on the way, whatever the kernel has heard of the path: one that is too large is lost.
+    pub fn send_whole(&self, to: SocketAddr, datagram: &[u8]) {
+        if whole(&self.open, to, true).is_ok() {
+            let _ = self.open.send_to(datagram, self.address(to));
+        }
+        let _ = whole(&self.open, to, false);
+    }
+
     /// Sends as many runs as one call takes.
     fn send_runs(&self, outgoing: &Outgoing, runs: &[Run]) -> io::Result<usize> {
         let mut parcels: heapless::Vec<Parcel<'_>, PARCELS> = heapless::Vec::new();
@@ -343,6 +352,19 @@ impl Udp {
     fn address(&self, to: SocketAddr) -> SocketAddr {
         if self.both { wide(to) } else { to }
     }
+}
+
+/// Whether datagrams to `to` must stay whole (`IP_PMTUDISC_PROBE`), or may be cut by whoever must (`IP_PMTUDISC_DONT`), so that nobody's ICMP can
+/// keep them from leaving.
+fn whole(socket: &impl AsFd, to: SocketAddr, whole: bool) -> io::Result<()> {
+    let (level, option, cut) = match to {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+    };
+    if to.is_ipv6() {
+        syscall::set_option(socket, level, libc::IPV6_DONTFRAG, i32::from(whole))?;
+    }
+    syscall::set_option(socket, level, option, if whole { libc::IP_PMTUDISC_PROBE } else { cut })
 }
 
 fn bound(port: u16, both: bool, shared: bool) -> io::Result<Socket> {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::budget::PACKET_SAFE;
 use crate::cli::protocol::{Peer, Server, Warning};
 
 /// Reasons of warnings about this cluster's own side, in the order in which they are told.
@@ -159,23 +160,16 @@ pub(super) fn of_peer(peer: &Peer) -> Vec<Warning> {
     for ns in peer.namespaces.iter().filter(|ns| ns.phase == "CreationLoopBackOff") {
         say("namespace", format!("the twin {} of namespace {} cannot be made", ns.twin, ns.home));
     }
-    if let Some(bytes) = hole(peer) {
-        say("packet_size", format!("packets of {bytes} bytes do not get through, smaller ones do"));
+    if peer.phase == "connected" && peer.tunnel.mtu < u32::from(PACKET_SAFE) {
+        say("packet_size", format!("packets of more than {} bytes do not get through in one piece", peer.tunnel.mtu));
     }
     all
-}
-
-/// The smallest size that is lost while a smaller one gets through.
-pub(super) fn hole(peer: &Peer) -> Option<u32> {
-    let sizes = &peer.tunnel.sizes;
-    let least = sizes.iter().filter(|s| s.answered).map(|s| s.bytes).min()?;
-    sizes.iter().filter(|s| !s.answered && s.bytes > least).map(|s| s.bytes).min()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::protocol::{Credential, Namespace, Node, Size, Tunnel};
+    use crate::cli::protocol::{Credential, Namespace, Node, Tunnel};
 
     fn well() -> Own {
         Own {
@@ -197,6 +191,7 @@ mod tests {
             credential: Some(Credential { renews: 1, ends: 2 }),
             api: Some(Server { up: true, ..Server::default() }),
             node: Some(Node { ready: true, ..Node::default() }),
+            tunnel: Tunnel { mtu: 1440, ..Tunnel::default() },
             ..Peer::default()
         }
     }
@@ -237,7 +232,6 @@ mod tests {
     fn a_healthy_peering_has_no_warning_and_each_fault_its_own() {
         assert_eq!(of_peer(&friend()), []);
         let phase = |phase: &str| Peer { phase: phase.into(), ..friend() };
-        let sizes = [(128, true), (1280, true), (1420, false)].map(|(bytes, answered)| Size { bytes, answered }).to_vec();
         let faults = [
             ("away", phase("away")),
             ("joining", phase("joining")),
@@ -249,7 +243,7 @@ mod tests {
             ("clock_odd", Peer { clock_ahead: Some(7_200), ..friend() }),
             ("node_not_ready", Peer { node: Some(Node::default()), ..friend() }),
             ("namespace", Peer { namespaces: vec![Namespace { phase: "CreationLoopBackOff".into(), ..Namespace::default() }], ..friend() }),
-            ("packet_size", Peer { tunnel: Tunnel { sizes, ..Tunnel::default() }, ..friend() }),
+            ("packet_size", Peer { tunnel: Tunnel { mtu: 940, ..Tunnel::default() }, ..friend() }),
         ];
         for (reason, fault) in &faults {
             assert_eq!(reasons(&of_peer(fault)), [*reason]);

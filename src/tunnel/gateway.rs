@@ -13,7 +13,9 @@ use crate::identity::{PeerId, Prefix, PublicKey, SecretKey};
 use crate::tunnel::allowed_ips::{AllowedIps, NoRoute};
 use crate::tunnel::datagram::{self, DATA_OVERHEAD, INITIATION, Kind};
 use crate::tunnel::index::{Index, Rows};
+use crate::tunnel::mss;
 use crate::tunnel::packet::Header;
+use crate::tunnel::path::{self, Probe};
 use crate::tunnel::peer::Peer;
 use crate::tunnel::reach::{Local, Own};
 use crate::tunnel::remap::{self, Checksum};
@@ -38,6 +40,8 @@ pub struct Gateway {
     due: [Option<Instant>; PEERS],
     /// Rows that may have a datagram to send, and rows that have an event.
     pending: Rows,
+    /// Rows that may have a probe to send.
+    probing: Rows,
     eventful: Rows,
     index: Index,
     routes: AllowedIps,
@@ -59,6 +63,7 @@ impl Gateway {
             peers: [const { None }; PEERS],
             due: [None; PEERS],
             pending: Rows::NONE,
+            probing: Rows::NONE,
             eventful: Rows::NONE,
             index: Index::new(now.mono.since_boot().subsec_micros() ^ now.wall.0 as u32),
             routes: AllowedIps::new(),
@@ -203,6 +208,7 @@ impl Gateway {
             && let Some(len) = peer.session.seal(packet, out)
         {
             peer.sealed(total, mono);
+            peer.path.sent(total);
             self.hurry(row);
             return Verdict::ToPeer { to, len };
         }
@@ -229,6 +235,39 @@ impl Gateway {
             self.pending.clear(row);
         }
         None
+    }
+
+    /// The next probe of a path's MTU: a datagram that must leave in one piece and not be cut on its way, whatever the kernel believes of the path.
+    /// Ask until `None` after every other call. `out` holds at least [`PACKET_MAX`] + 32 bytes.
+    pub fn poll_probe(&mut self, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
+        set_clock(self.now.mono);
+        while let Some(row) = self.probing.first() {
+            if let Some(found) = self.probe_row(row, out) {
+                return Some(found);
+            }
+            self.probing.clear(row);
+        }
+        None
+    }
+
+    /// Searches a peer's path MTU anew; over when [`Gateway::is_searching`] says no.
+    pub fn search_path(&mut self, id: PeerId, now: Now) {
+        self.enter(now);
+        let row = usize::from(id.0);
+        if let Some(peer) = peer_at(&mut self.peers, row).filter(|peer| peer.stands(now.mono)) {
+            peer.path.ask(now.mono);
+            self.schedule(row);
+        }
+    }
+
+    /// Whether a peer's path MTU is being searched.
+    pub fn is_searching(&self, id: PeerId) -> bool {
+        self.peers.get(usize::from(id.0)).and_then(Option::as_ref).is_some_and(|peer| peer.stands(self.now.mono) && peer.path.is_searching())
+    }
+
+    /// The largest packet in bytes that goes to a peer in one piece, as far as known.
+    pub fn path_mtu(&self, id: PeerId) -> Option<u16> {
+        Some(self.peers.get(usize::from(id.0))?.as_ref()?.path.mtu())
     }
 
     /// The next change of a peer.
@@ -338,7 +377,25 @@ impl Gateway {
             }
             Opened::Packet(len) => {
                 peer.received(from, receiver, len, mono);
-                Verdict::ToTun { peer: peer.id, len }
+                match Probe::read(&out[..len]).filter(|_| !peer.addresses.remote.is_empty()) {
+                    None => Verdict::ToTun { peer: peer.id, len },
+                    Some(Probe::Ask(volley)) => {
+                        let mut answer = [0; path::SHORT];
+                        Probe::Answer(volley, len as u16).write(peer.addresses.end, &mut answer);
+                        match peer.session.seal(&answer, out) {
+                            Some(len) => {
+                                peer.sealed(answer.len(), mono);
+                                Verdict::ToPeer { to: from, len }
+                            }
+                            None => Verdict::Handled,
+                        }
+                    }
+                    Some(Probe::Answer(volley, size)) => {
+                        peer.path.answered(volley, size, mono);
+                        self.schedule(row);
+                        Verdict::Handled
+                    }
+                }
             }
         };
         if let Verdict::ToTun { len, .. } = verdict
@@ -372,6 +429,7 @@ impl Gateway {
             return Err(Reason::NoEndpoint);
         }
         remap::rewrite(packet, &header, ends, quote, checksum);
+        mss::clamp(packet, &header, peer.path.mtu(), checksum);
         if checksum == Checksum::Partial {
             remap::complete(packet, &header);
         }
@@ -387,6 +445,7 @@ impl Gateway {
             return Err(Reason::SourceNotPeers);
         }
         remap::rewrite(packet, &header, ends, quote, Checksum::Whole);
+        mss::clamp(packet, &header, peer.path.mtu(), Checksum::Whole);
         Ok(())
     }
 
@@ -411,6 +470,19 @@ impl Gateway {
         None
     }
 
+    fn probe_row(&mut self, row: usize, out: &mut [u8]) -> Option<(SocketAddr, usize)> {
+        let mono = self.now.mono;
+        let peer = peer_at(&mut self.peers, row).filter(|peer| peer.stands(mono))?;
+        let (to, (volley, size)) = (peer.endpoint?, peer.path.poll()?);
+        let mut packet = [0; PACKET_MAX];
+        let packet = packet.get_mut(..usize::from(size))?;
+        Probe::Ask(volley).write(peer.addresses.end, packet);
+        let len = peer.session.seal(packet, out)?;
+        peer.sealed(packet.len(), mono);
+        self.hurry(row);
+        Some((to, len))
+    }
+
     fn tick(&mut self, row: usize) {
         let waiting = self.waiting.any(row);
         if let Some(peer) = peer_at(&mut self.peers, row) {
@@ -432,6 +504,9 @@ impl Gateway {
         self.due[row] = peer.due(self.now.mono, waiting);
         if peer.has_outgoing() {
             self.pending.set(row);
+        }
+        if peer.path.has_probe() {
+            self.probing.set(row);
         }
         if peer.has_news() {
             self.eventful.set(row);

@@ -17,8 +17,10 @@ pub mod coalesce;
 pub mod datagram;
 mod gateway;
 mod index;
+mod mss;
 pub mod offload;
 pub mod packet;
+mod path;
 mod peer;
 mod reach;
 pub mod remap;
@@ -31,6 +33,7 @@ mod verdict;
 mod waiting;
 
 pub use gateway::Gateway;
+pub use path::PathMtu;
 pub use peer::{PeerSpec, PeerStatus};
 pub use reach::Addresses;
 pub use remap::Checksum;

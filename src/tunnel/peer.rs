@@ -12,6 +12,7 @@ use crate::budget::ENDPOINTS;
 use crate::clock::Instant;
 use crate::identity::{PeerId, PublicKey, SecretKey};
 use crate::tunnel::datagram::INITIATION;
+use crate::tunnel::path::{Path, PathMtu};
 use crate::tunnel::session::{Session, Tick};
 use crate::tunnel::transit::Transit;
 use crate::tunnel::{Addresses, Event};
@@ -51,6 +52,8 @@ pub struct PeerSpec {
     pub endpoints: heapless::Vec<SocketAddr, ENDPOINTS>,
     /// Which addresses it has.
     pub addresses: Addresses,
+    /// How large a packet may be that goes to it.
+    pub path: PathMtu,
 }
 
 /// How a peer is doing.
@@ -64,6 +67,8 @@ pub struct PeerStatus {
     pub round_trip: Option<Duration>,
     /// Since when nothing authentic came; `None` if nothing ever did.
     pub received: Option<Duration>,
+    /// The largest packet in bytes that goes to it in one piece, as far as known.
+    pub mtu: u16,
     /// Bytes of packets received.
     pub bytes_in: u64,
     /// Bytes of packets sent.
@@ -82,6 +87,7 @@ pub(crate) struct Peer {
     pub(crate) session: Session,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) ticked: Instant,
+    pub(crate) path: Path,
     candidates: heapless::Vec<SocketAddr, ENDPOINTS>,
     keepalive: Option<Duration>,
     wanted: bool,
@@ -123,6 +129,7 @@ struct News {
     up: Option<Option<Duration>>,
     moved: bool,
     quiet: bool,
+    mtu: bool,
 }
 
 impl Peer {
@@ -136,6 +143,7 @@ impl Peer {
             session,
             endpoint: None,
             ticked: now,
+            path: Path::new(spec.path, now),
             candidates: spec.endpoints,
             keepalive: spec.keepalive,
             wanted: true,
@@ -178,6 +186,7 @@ impl Peer {
         if self.alive && self.unanswered.is_some_and(|since| now.since(since) > PATIENCE) {
             self.lose();
         }
+        self.news.mtu |= self.path.tick(now);
         if matches!(ticked, Tick::Send(_)) {
             return;
         }
@@ -200,7 +209,8 @@ impl Peer {
         let grid = if now < self.active_until { 1 } else { 5 };
         let look = next_multiple(now, grid);
         let keepalive = self.keepalive.map(|every| next_multiple(self.sent + every, 1));
-        Some(keepalive.map_or(look, |at| look.min(at.max(next_multiple(now, 1)))))
+        let look = keepalive.map_or(look, |at| look.min(at.max(next_multiple(now, 1))));
+        Some(self.path.due().map_or(look, |at| look.min(at)))
     }
 
     /// Initiates now, whatever stands, with the patience of a first try.
@@ -293,7 +303,7 @@ impl Peer {
     }
 
     pub(crate) fn has_news(&self) -> bool {
-        self.news.up.is_some() || self.news.moved || self.news.quiet
+        self.news.up.is_some() || self.news.moved || self.news.quiet || self.news.mtu
     }
 
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
@@ -305,6 +315,9 @@ impl Peer {
         {
             return Some(Event::EndpointChanged { id: self.id, endpoint });
         }
+        if std::mem::take(&mut self.news.mtu) {
+            return Some(Event::PathMtu { id: self.id, mtu: self.path.mtu() });
+        }
         self.news.up.take().map(|away| Event::SessionUp { id: self.id, away })
     }
 
@@ -314,6 +327,7 @@ impl Peer {
             handshake: self.age(now),
             round_trip: self.session.round_trip().map(|ms| Duration::from_millis(ms.into())),
             received: self.received.map(|at| now.since(at)),
+            mtu: self.path.mtu(),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
         }
@@ -337,9 +351,14 @@ impl Peer {
         if !self.alive || self.unanswered.is_some_and(|since| now.since(since) > PATIENCE) {
             self.alive = true;
             self.news.up = Some(self.received.map(|at| now.since(at)));
+            self.path.resumed(now);
         }
         (self.received, self.unanswered) = (Some(now), None);
         if self.endpoint != Some(from) {
+            // Another port is a router that forgot, and the path is the same.
+            if self.endpoint.map(|before| before.ip()) != Some(from.ip()) {
+                self.news.mtu |= self.path.moved(from.is_ipv6(), now);
+            }
             self.endpoint = Some(from);
             self.news.moved = true;
         }

@@ -57,6 +57,21 @@ pub fn complete(packet: &mut [u8], header: &Header) {
     store(packet, at, never_none(header.protocol, !sum));
 }
 
+/// Replaces the two bytes at `at` behind the fixed header of a whole TCP packet, and corrects the checksum if it is finished.
+pub(crate) fn replace(packet: &mut [u8], at: usize, word: u16, checksum: Checksum) {
+    // The sum is one of words at even places.
+    let (first, last) = (at & !1, (at + 1) & !1);
+    let before = (load(packet, first), load(packet, last));
+    store(packet, at, word);
+    if checksum == Checksum::Whole {
+        let mut change = replaced(before.0, load(packet, first));
+        if last != first {
+            change += replaced(before.1, load(packet, last));
+        }
+        adjust(packet, IPV4 + checksum_at(TCP), change);
+    }
+}
+
 fn rewrite_quote(packet: &mut [u8], quote: Quote, ends: Ends) {
     let at = Quote::AT;
     let before = load(packet, at + 10);

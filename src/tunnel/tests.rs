@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::identity::{CONTROL_PORT, End};
 use crate::tunnel::packet::{ICMP, TCP, UDP};
-use crate::tunnel::{Addresses, public_key};
+use crate::tunnel::{Addresses, PathMtu, public_key};
 
 const MINUTE: u64 = 60;
 const HOUR: i64 = 3600;
@@ -67,6 +67,7 @@ fn spec(id: u8, key: PublicKey, endpoints: &[SocketAddr], addresses: Addresses) 
         keepalive: Some(Duration::from_secs(25)),
         endpoints: heapless::Vec::from_slice(endpoints).expect("room"),
         addresses,
+        path: PathMtu::Fixed(1420),
     }
 }
 

@@ -52,6 +52,13 @@ pub enum Event {
         /// Its endpoint.
         endpoint: SocketAddr,
     },
+    /// Packets to the peer may be this large from now on, in bytes; routes to it should say so.
+    PathMtu {
+        /// Which peer.
+        id: PeerId,
+        /// Bytes of an IP packet.
+        mtu: u16,
+    },
     /// What was sent to the peer has stayed unanswered for too long, or its session ended.
     Quiet {
         /// Which peer.

@@ -42,6 +42,8 @@ impl Weather {
 pub struct Net {
     /// How it is at present; a test may change it at any time.
     pub weather: Weather,
+    /// The largest datagram, with its IP header, that gets through in one piece; what is larger is cut up and put together again, or lost if it must not be.
+    pub whole: usize,
     hosts: Vec<Host>,
     routers: Vec<Router>,
     cut: BTreeSet<(HostId, HostId)>,
@@ -103,6 +105,7 @@ impl Net {
     pub fn new(chance: Chance) -> Self {
         Net {
             weather: Weather::FAIR,
+            whole: 1500,
             hosts: Vec::new(),
             routers: Vec::new(),
             cut: BTreeSet::new(),
@@ -173,6 +176,14 @@ impl Net {
                 let jitter = Duration::from_micros(self.chance.below(self.weather.jitter.as_micros() as u64 + 1));
                 self.under_way.put(now + self.weather.delay + jitter, Flight { sender: host, from, to, datagram: datagram.to_vec() });
             }
+        }
+    }
+
+    /// The same for a datagram that must not be cut up.
+    pub fn send_whole(&mut self, host: HostId, to: SocketAddr, datagram: &[u8], now: Instant) {
+        let headers = if to.is_ipv4() { 28 } else { 48 };
+        if headers + datagram.len() <= self.whole {
+            self.send(host, to, datagram, now);
         }
     }
 

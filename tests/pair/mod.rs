@@ -5,14 +5,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use sluice::budget::{DATAGRAM_MAX, FRAME_PACKETS};
+use sluice::budget::{DATAGRAM_MAX, FRAME_PACKETS, PACKET_SAFE};
 use sluice::clock::{Instant, Now, WallTime};
 use sluice::identity::{End, PeerId, SecretKey};
 use sluice::tunnel::coalesce::{Coalescer, Joins};
 use sluice::tunnel::offload::{Large, Offload};
 use sluice::tunnel::segment::Segments;
 use sluice::tunnel::sum::{pseudo, sum};
-use sluice::tunnel::{Addresses, Gateway, PeerSpec, Verdict, public_key};
+use sluice::tunnel::{Addresses, Gateway, PathMtu, PeerSpec, Verdict, public_key};
 
 const PLACES: [([u8; 4], u16); 2] = [([192, 0, 2, 1], 51820), ([198, 51, 100, 7], 40000)];
 /// Payload of a TCP segment in a tunnel with an MTU of 1,420.
@@ -140,6 +140,7 @@ fn gateway(at: usize, now: Now) -> Gateway {
         keepalive: Some(Duration::from_secs(25)),
         endpoints: [place(1 - at)].into_iter().collect(),
         addresses,
+        path: PathMtu::Found(PACKET_SAFE),
     };
     gateway.add_peer(spec, now, system).expect("a free row");
     gateway

@@ -5,8 +5,13 @@
 use std::net::IpAddr;
 
 use super::facts::{Daemon, Facts, Place};
+use crate::budget::PACKET_SAFE;
 use crate::cli::protocol::{Peer, Status};
 use crate::shell::inspect::Table;
+
+/// The smallest path MTU that is nothing out of the ordinary, in bytes: Ethernet less one tunnel more on the way.
+const USUAL: u32 = 1360;
+const LEAST: u32 = PACKET_SAFE as u32;
 
 /// How a hop is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -461,28 +466,26 @@ fn underlay(h: &mut Hop<'_>, facts: &Facts, peer: &Peer) {
 fn tunnel(h: &mut Hop<'_>, _: &Facts, peer: &Peer) {
     let tunnel = &peer.tunnel;
     let to = tunnel.endpoint.as_deref().unwrap_or("the peer");
-    let least = tunnel.sizes.iter().filter(|s| s.answered).map(|s| s.bytes).min();
-    match (least, tunnel.sizes.iter().filter(|s| !s.answered).map(|s| s.bytes).min()) {
-        (Some(least), Some(lost)) if lost > least => h.bad(
+    match tunnel.mtu {
+        1..LEAST => h.bad(
             "mtu_hole",
-            format!("packets of {lost} bytes do not get through to {to}, those of {least} do"),
+            format!("packets of more than {} bytes do not get through to {to} in one piece", tunnel.mtu),
             format!(
-                "something on the way drops datagrams of {} bytes: let fragments and ICMP \"fragmentation needed\" pass there, or raise the path's MTU to {}",
-                lost + 60,
+                "something on the way carries datagrams of {} bytes at the most, fewer than any link should: let 1280 pass there, or better 1500",
                 tunnel.mtu + 60
             ),
         ),
-        (None, Some(_)) if peer.phase == "connected" => {
-            h.note("no_echo", format!("no echo came back from {to}; sizes of packets could not be tried"), "the line may lose much: run this again")
-        }
+        LEAST..USUAL => h.note(
+            "narrow_path",
+            format!("packets of more than {} bytes do not get through to {to} in one piece; the tunnel keeps to that", tunnel.mtu),
+            "nothing has to be done; it is a little faster where larger datagrams pass",
+        ),
         _ => {}
     }
     if tunnel.handshake.is_none() && peer.phase == "connected" {
         h.bad("no_session", format!("there is no session with {to}"), "it is begun anew by itself within seconds; if not, restart the daemon on both sides");
     }
-    let largest = tunnel.sizes.iter().filter(|s| s.answered).map(|s| s.bytes).max();
-    let sizes = largest.map_or(String::new(), |bytes| format!(", packets of {bytes} bytes pass"));
-    h.else_good(format!("handshake {} ago{sizes}", tunnel.handshake.map_or("a moment".to_owned(), crate::cli::terminal::age)));
+    h.else_good(format!("handshake {} ago, packets of {} bytes pass", tunnel.handshake.map_or("a moment".to_owned(), crate::cli::terminal::age), tunnel.mtu));
 }
 
 fn control(h: &mut Hop<'_>, _: &Facts, peer: &Peer) {

@@ -2,16 +2,12 @@
 
 use super::super::facts::{Api, Daemon, Facts, Node, Place, Settings};
 use super::*;
-use crate::cli::protocol::{Amounts, Credential, Former, Namespace, Peer, Server, Size, Status, Tunnel, Warning};
+use crate::cli::protocol::{Amounts, Credential, Former, Namespace, Peer, Server, Status, Tunnel, Warning};
 use crate::identity::Prefix;
 use crate::shell::inspect::{Host, State};
 
 fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
-}
-
-fn sizes(answered: [bool; 4]) -> Vec<Size> {
-    [128, 576, 1280, 1420].into_iter().zip(answered).map(|(bytes, answered)| Size { bytes, answered }).collect()
 }
 
 fn hub() -> Peer {
@@ -28,7 +24,6 @@ fn hub() -> Peer {
             heard: Some(1),
             handshake: Some(20),
             mtu: 1420,
-            sizes: sizes([true; 4]),
             ..Tunnel::default()
         },
         credential: Some(Credential { renews: 1, ends: 2 }),
@@ -40,7 +35,7 @@ fn hub() -> Peer {
 
 /// Away since before the daemon began.
 fn lost() -> Peer {
-    let tunnel = Tunnel { heard: None, handshake: None, endpoint: None, rtt_ms: None, sizes: Vec::new(), ..hub().tunnel };
+    let tunnel = Tunnel { heard: None, handshake: None, endpoint: None, rtt_ms: None, ..hub().tunnel };
     Peer { phase: "away".into(), linked: false, tunnel, credential: None, ..hub() }
 }
 
@@ -205,12 +200,7 @@ fn each_fault_has_one_finding_with_cause_and_fix() {
         ("underlay", "udp_blocked", "no answer to any datagram from hub.example.org:51820 (203.0.113.10)", with(|f| status(f).peers = vec![lost()])),
         ("underlay", "never_called", "UDP port 51820", with(|f| status(f).peers = vec![lost().tap(|p| p.tunnel.candidates.clear())])),
         ("underlay", "peer_away", "203.0.113.10:51820 for 74 s", with_peer(|p| (p.phase, p.tunnel.heard) = ("away".into(), Some(74)))),
-        (
-            "tunnel",
-            "mtu_hole",
-            "packets of 1420 bytes do not get through to 203.0.113.10:51820",
-            with_peer(|p| p.tunnel.sizes = sizes([true, true, true, false])),
-        ),
+        ("tunnel", "mtu_hole", "packets of more than 940 bytes do not get through to 203.0.113.10:51820", with_peer(|p| p.tunnel.mtu = 940)),
         ("tunnel", "no_session", "no session", with_peer(|p| p.tunnel.handshake = None)),
         ("control", "version", "10.70.1.1:10180", with_peer(|p| (p.linked, p.trouble) = (false, "no protocol version is shared: update".into()))),
         ("control", "control_silent", "10.70.1.1:10180 does not answer: timed out", with_peer(|p| (p.linked, p.trouble) = (false, "timed out".into()))),

@@ -8,9 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::script::{Script, Scripted, seeds, walk_seeds};
+use crate::budget::PACKET_SAFE;
 use crate::clock::{Instant, WallTime};
 use crate::identity::{End, PeerId, Prefix, SecretKey};
-use crate::tunnel::{Addresses, Checksum, Gateway, PeerSpec, Verdict, public_key};
+use crate::tunnel::{Addresses, Checksum, Gateway, PathMtu, PeerSpec, Verdict, public_key};
 use crate::world::chance::Chance;
 use crate::world::clock::Clock;
 use crate::world::net::{HostId, Net, RouterId, Weather};
@@ -120,7 +121,8 @@ impl Journey {
         }
         let addresses = Addresses { end: if which == HUB { End::Inviter } else { End::Joiner }, control: None, node: None, remote };
         let keepalive = (which == EDGE).then_some(Duration::from_secs(25));
-        let spec = PeerSpec { id: PeerId(0), public_key: other, secret: None, preshared: None, keepalive, endpoints, addresses };
+        let spec =
+            PeerSpec { id: PeerId(0), public_key: other, secret: None, preshared: None, keepalive, endpoints, addresses, path: PathMtu::Found(PACKET_SAFE) };
         machine.gateway.add_peer(spec, now, system()).expect("a peer");
         self.drain(which);
     }
@@ -139,6 +141,9 @@ impl Journey {
         self.keep_floor(which);
         while let Some((to, len)) = self.machines[which].gateway.poll_datagram(&mut out) {
             self.transmit(which, to, &out[..len], now.mono);
+        }
+        while let Some((to, len)) = self.machines[which].gateway.poll_probe(&mut out) {
+            self.net.send_whole(self.machines[which].host, to, &out[..len], now.mono);
         }
         while self.machines[which].gateway.poll_event().is_some() {}
     }
@@ -193,7 +198,7 @@ impl Journey {
     /// Something happens to the two.
     fn mishap(&mut self) {
         let which = self.chance.below(2) as usize;
-        let pick = self.chance.below(12);
+        let pick = self.chance.below(13);
         let hosts = (self.machines[HUB].host, self.machines[EDGE].host);
         match pick {
             0 => {
@@ -216,6 +221,7 @@ impl Journey {
                 }
                 self.start(which);
             }
+            12 => self.net.whole = *self.chance.pick(&[1280, 1380, 1400, 1452, 1500]).expect("one of five"),
             8 => self.clock.pass(Duration::from_secs(self.chance.below(3 * 3600))),
             9 => {
                 let (n, garbage) = (self.chance.below(200) as usize, self.chance.bytes());
@@ -286,7 +292,31 @@ impl Journey {
                 break;
             }
         }
+        self.paths();
         assert!(!late, "seed {}: a minute of fair weather and packets do not pass both ways: {:?} since {began:?}", self.seed, self.passed);
+    }
+}
+
+impl Journey {
+    /// Large packets go out for a while: nobody believes the path to be wider than it is.
+    fn paths(&mut self) {
+        for _ in 0..20 {
+            for which in [HUB, EDGE] {
+                let (now, mut out) = (self.clock.now(), [0; 2048]);
+                self.numbers += 1;
+                let mut packet = udp(inside(PODS, 9), inside(IMAGES[which], 9), self.numbers, 1250);
+                self.sent.insert(self.numbers, (1 - which, 9, 9));
+                if let Verdict::ToPeer { to, len } = self.machines[which].gateway.handle_packet(&mut packet, Checksum::Whole, now, &mut out) {
+                    self.transmit(which, to, &out[..len], now.mono);
+                }
+                self.drain(which);
+            }
+            self.pass_until(self.clock.now().mono + Duration::from_secs(1));
+        }
+        for machine in &mut self.machines {
+            let mtu = usize::from(machine.gateway.path_mtu(PeerId(0)).expect("a peer"));
+            assert!(mtu + 60 <= self.net.whole, "seed {}: an MTU of {mtu} on a link of {}", self.seed, self.net.whole);
+        }
     }
 }
 
@@ -326,4 +356,25 @@ pub(super) fn sum(bytes: &[u8], before: u32) -> u16 {
 #[test]
 fn packets_pass_once_and_unchanged_and_the_tunnel_always_comes_back() {
     walk_seeds(seeds(1000), |script| Journey::new(script).walk());
+}
+
+/// Whatever links hide on the way, whoever asks first.
+#[test]
+fn the_path_mtu_is_found_within_five_seconds() {
+    walk_seeds(seeds(100), |script| {
+        let mut j = Journey::new(script);
+        j.net.whole = 1280 + 4 * j.chance.below(56) as usize;
+        j.net.weather.delay = Duration::from_millis(j.chance.below(200));
+        j.send_packet(EDGE);
+        let up =
+            |j: &mut Journey| [HUB, EDGE].iter().all(|&which| j.machines[which].gateway.status(PeerId(0), j.clock.now()).is_some_and(|s| s.received.is_some()));
+        while !up(&mut j) {
+            j.pass_until(j.clock.now().mono + Duration::from_millis(10));
+        }
+        j.pass_until(j.clock.now().mono + Duration::from_secs(5));
+        for which in [HUB, EDGE] {
+            let (mtu, truth) = (usize::from(j.machines[which].gateway.path_mtu(PeerId(0)).expect("a peer")), j.net.whole - 60);
+            assert!(mtu <= truth && mtu + 8 >= truth, "seed {}: {mtu} instead of {truth}", j.seed);
+        }
+    });
 }
