@@ -10,6 +10,9 @@
 //	app echo PORT SECONDS                 answers UDP with itself until the time is over
 //	app rtt HOST PORT SECONDS             a question to `echo` every 5 ms; prints lost, p50 and p99 in microseconds
 //	app pour HOST PORT SECONDS            UDP of 1,200 bytes as fast as it goes; prints how many
+//	app hear PORT SECONDS                 answers each UDP datagram with its first eight bytes until the time is over
+//	app sized HOST PORT BYTES N df|-      N datagrams to `hear`, cut up where needed only if the kernel knows the path (df) or wherever it
+//	                                      must be; prints 1 for each that was answered within a second and 0 for others
 //	app relay IF IF DELAY JITTER LOSS     carries Ethernet frames both ways, late (ms each way) and not all (percent)
 //	app faults LISTEN UPSTREAM CONTROL PKI   a proxy before an API server, that can answer wrongly, late or not at all
 //	app call METHOD HOST PORT PATH [BEARER]   one HTTP request; prints the status, fails without an answer
@@ -66,6 +69,10 @@ func main() {
 		rtt(net.JoinHostPort(arg[1], arg[2]), time.Duration(number(arg[3])*float64(time.Second)))
 	case arg[0] == "pour" && n == 3:
 		pour(net.JoinHostPort(arg[1], arg[2]), time.Duration(number(arg[3])*float64(time.Second)))
+	case arg[0] == "hear" && n == 2:
+		hear(arg[1], time.Duration(number(arg[2])*float64(time.Second)))
+	case arg[0] == "sized" && n == 5:
+		sized(net.JoinHostPort(arg[1], arg[2]), int(number(arg[3])), int(number(arg[4])), arg[5] == "df")
 	case arg[0] == "relay" && n == 5:
 		relay(arg[1], arg[2], number(arg[3]), number(arg[4]), number(arg[5]))
 	case arg[0] == "faults" && n == 4:
@@ -93,7 +100,7 @@ func main() {
 		}
 		replay(file, arg[2], arg[3])
 	default:
-		log.Fatal("usage: app serve|get|beat|blob|lookup|listen|ask|echo|rtt|pour|relay|faults|call|hold|scan|forge|flood|replay|ticket|key|pause; see the head of main.go")
+		log.Fatal("usage: app serve|get|beat|blob|lookup|listen|ask|echo|rtt|pour|hear|sized|relay|faults|call|hold|scan|forge|flood|replay|ticket|key|pause; see the head of main.go")
 	}
 }
 
@@ -309,6 +316,60 @@ func pour(to string, life time.Duration) {
 		c.Write(b)
 	}
 	fmt.Println(n)
+}
+
+// hear answers each UDP datagram with its first eight bytes, until the time is over.
+func hear(port string, life time.Duration) {
+	c, err := net.ListenPacket("udp4", ":"+port)
+	if err != nil {
+		log.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(life))
+	for b := make([]byte, 65536); ; {
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		c.WriteTo(b[:min(n, 8)], from)
+	}
+}
+
+// sized sends datagrams of one size, and tells which of them were heard.
+func sized(to string, size, count int, df bool) {
+	c, err := net.Dial("udp4", to)
+	if err != nil {
+		log.Fatal(err)
+	}
+	raw, err := c.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		log.Fatal(err)
+	}
+	how := syscall.IP_PMTUDISC_DONT
+	if df {
+		how = syscall.IP_PMTUDISC_WANT
+	}
+	raw.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_MTU_DISCOVER, how) })
+	if err != nil {
+		log.Fatal(err)
+	}
+	for at := range count {
+		b, got := make([]byte, size), make([]byte, 64)
+		copy(b, fmt.Sprintf("%08d", at))
+		c.Write(b)
+		heard := 0
+		for c.SetReadDeadline(time.Now().Add(time.Second)); ; {
+			n, err := c.Read(got)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if n == 8 && string(got[:8]) == string(b[:8]) {
+				heard = 1
+				break
+			}
+		}
+		fmt.Print(heard, " ")
+	}
+	fmt.Println()
 }
 
 // echo answers each UDP question with itself, until the time is over.
