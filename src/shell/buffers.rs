@@ -3,7 +3,7 @@
 //! [`Incoming`] takes what one call brings from the network, and the frame that a read brings from the device: the two are never there at
 //! once. [`Outgoing`] gathers sealed datagrams until the end of a batch. What does not fit is the caller's to send first.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use crate::budget::{BATCH_BYTES, BATCHES, DATAGRAM_MAX, OUTGOING_BYTES, RUNS, SINGLE_BYTES, SINGLES};
 
@@ -19,6 +19,8 @@ const RUN_BYTES: usize = 65_507;
 pub struct Received {
     /// The sender; `None` if the kernel named none that is understood.
     pub from: Option<SocketAddr>,
+    /// Which of the host's addresses was called, where that was asked for; IPv4 wrapped in IPv6.
+    pub to: Option<Ipv6Addr>,
     /// Bytes.
     pub len: usize,
     /// Bytes of each datagram but the last; 0 if there is one.
@@ -39,7 +41,7 @@ impl Incoming {
     pub fn new() -> Incoming {
         Incoming {
             bytes: vec![0; BATCHES * BATCH_BYTES].into_boxed_slice(),
-            received: [Received { from: None, len: 0, size: 0 }; SINGLES],
+            received: [Received { from: None, to: None, len: 0, size: 0 }; SINGLES],
             stride: BATCH_BYTES,
         }
     }
@@ -57,6 +59,11 @@ impl Incoming {
         (&mut self.bytes[..count * stride], &mut self.received[..count])
     }
 
+    /// Which of the host's addresses batch `at` was sent to, if that is known.
+    pub fn called(&self, at: usize) -> Option<Ipv6Addr> {
+        self.received.get(at)?.to
+    }
+
     /// The datagrams of batch `at`, and their sender.
     pub fn batch(&self, at: usize) -> Option<(SocketAddr, impl Iterator<Item = &[u8]>)> {
         let batch = self.received.get(at)?;
@@ -71,6 +78,8 @@ impl Incoming {
 pub struct Run {
     /// Where they go.
     pub to: SocketAddr,
+    /// Which of the host's addresses they come from; none: the kernel's choice.
+    pub source: Option<Ipv6Addr>,
     /// Bytes of each but the last.
     pub size: usize,
     /// How many.
@@ -100,20 +109,20 @@ impl Outgoing {
     }
 
     /// The place that [`Outgoing::room`] gave now begins with a datagram of `len` bytes.
-    pub fn push(&mut self, to: SocketAddr, len: usize) {
+    pub fn push(&mut self, to: SocketAddr, source: Option<Ipv6Addr>, len: usize) {
         let from = self.used;
         self.used += len;
         if let Some(run) = self.runs.last_mut() {
             // A run whose last is shorter is at its end.
             let whole = run.len == run.size * run.count;
-            if run.to == to && whole && len <= run.size && len > 0 && run.count < RUN_DATAGRAMS && run.len + len <= RUN_BYTES {
+            if run.to == to && run.source == source && whole && len <= run.size && len > 0 && run.count < RUN_DATAGRAMS && run.len + len <= RUN_BYTES {
                 run.count += 1;
                 run.len += len;
                 return;
             }
         }
         // Room was asked for before.
-        let _ = self.runs.push(Run { to, size: len, count: 1, from, len });
+        let _ = self.runs.push(Run { to, source, size: len, count: 1, from, len });
     }
 
     /// All runs.
@@ -144,7 +153,7 @@ mod tests {
         let mut outgoing = Outgoing::new();
         for &(to, len) in all {
             outgoing.room().expect("room")[..len].fill(len as u8);
-            outgoing.push(to, len);
+            outgoing.push(to, None, len);
         }
         let bytes: usize = outgoing.runs().iter().map(|run| outgoing.bytes(run).len()).sum();
         assert_eq!(bytes, all.iter().map(|(_, len)| len).sum::<usize>());
@@ -166,14 +175,14 @@ mod tests {
         let mut outgoing = Outgoing::new();
         let mut count = 0;
         while outgoing.room().is_some() {
-            outgoing.push(A, DATAGRAM_MAX);
+            outgoing.push(A, None, DATAGRAM_MAX);
             count += 1;
         }
         assert_eq!(count, OUTGOING_BYTES / DATAGRAM_MAX);
         outgoing.clear();
         for n in 0..RUNS {
             assert!(outgoing.room().is_some(), "{n}");
-            outgoing.push(if n % 2 == 0 { A } else { B }, 10);
+            outgoing.push(if n % 2 == 0 { A } else { B }, None, 10);
         }
         assert!(outgoing.room().is_none());
     }
@@ -183,8 +192,8 @@ mod tests {
         let mut incoming = Incoming::new();
         let (bytes, received) = incoming.batches(true);
         bytes[BATCH_BYTES..BATCH_BYTES + 5].copy_from_slice(b"aabbc");
-        received[0] = Received { from: Some(A), len: 3, size: 0 };
-        received[1] = Received { from: Some(B), len: 5, size: 2 };
+        received[0] = Received { from: Some(A), to: None, len: 3, size: 0 };
+        received[1] = Received { from: Some(B), to: None, len: 5, size: 2 };
         assert_eq!(incoming.batch(0).map(|(from, all)| (from, all.count())), Some((A, 1)));
         let (from, all) = incoming.batch(1).expect("a batch");
         assert_eq!((from, all.collect::<Vec<_>>()), (B, vec![&b"aa"[..], b"bb", b"c"]));

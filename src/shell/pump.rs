@@ -130,7 +130,7 @@ impl Pump {
         while let Some(out) = self.room()
             && let Some((to, len)) = core.poll(now, out)
         {
-            self.outgoing.push(to, len);
+            self.outgoing.push(to, self.udp.source(to), len);
         }
     }
 
@@ -162,6 +162,7 @@ impl Pump {
                 // Each batch counts, what has no sender or no byte too: nothing is free.
                 here += count;
                 for at in 0..count {
+                    let called = self.incoming.called(at);
                     let Some((from, datagrams)) = self.incoming.batch(at) else { continue };
                     for (number, datagram) in datagrams.enumerate() {
                         here += usize::from(number > 0);
@@ -173,14 +174,16 @@ impl Pump {
                             Verdict::ToTun { peer, len } => {
                                 self.opened.take(len);
                                 if usize::from(peer.0) != lane {
-                                    self.udp.heard(peer.0.into(), from, lane, now.mono);
+                                    self.udp.heard(peer.0.into(), from, called, lane, now.mono);
                                 }
                             }
                             Verdict::ToPeer { to, len } => {
                                 make_room(&mut self.outgoing, &mut self.udp, &mut self.lost);
                                 if let Some(room) = self.outgoing.room() {
                                     room[..len].copy_from_slice(&out[..len]);
-                                    self.outgoing.push(to, len);
+                                    // An answer comes from where the question went; in a lane that is known already.
+                                    let source = called.filter(|_| to == from).or_else(|| self.udp.source(to));
+                                    self.outgoing.push(to, source, len);
                                 }
                             }
                             Verdict::Dropped(why) => refused += usize::from(why == Reason::UnderLoad),
@@ -213,7 +216,7 @@ impl Pump {
                 make_room(&mut self.outgoing, &mut self.udp, &mut self.lost);
                 let Some(out) = self.outgoing.room() else { break };
                 if let Verdict::ToPeer { to, len } = core.packet(packet, checksum, now, out) {
-                    self.outgoing.push(to, len);
+                    self.outgoing.push(to, self.udp.source(to), len);
                 }
             }
         }

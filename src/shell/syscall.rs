@@ -6,7 +6,7 @@
 use std::array::from_fn;
 use std::io;
 use std::mem::size_of;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;
 use std::time::Duration;
@@ -113,6 +113,8 @@ pub(super) fn watched<T: AsFd + AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
 #[derive(Clone, Copy)]
 pub(super) struct Parcel<'a> {
     pub(super) to: SocketAddr,
+    /// Which of the host's addresses they come from; IPv4 wrapped in IPv6. None: the kernel's choice.
+    pub(super) source: Option<Ipv6Addr>,
     pub(super) bytes: &'a [u8],
     pub(super) size: Option<u16>,
 }
@@ -120,7 +122,7 @@ pub(super) struct Parcel<'a> {
 /// The most parcels of one call.
 pub(super) const PARCELS: usize = 16;
 
-/// The kernel's `user_msghdr`, `mmsghdr` and `cmsghdr` with room for a number. A C library's own may differ from them, and musl's sendmmsg
+/// The kernel's `user_msghdr` and `mmsghdr`, and room for what goes beside a message. A C library's own may differ from them, and musl's sendmmsg
 /// is a loop of single calls.
 #[repr(C)]
 struct Message {
@@ -140,16 +142,46 @@ struct MessageHead {
     flags: u32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Control {
-    len: usize,
-    level: i32,
-    kind: i32,
-    number: [u8; 8],
-}
+/// What goes beside a message: entries of a length, a level, a kind and a value, each beginning at a whole word (`cmsghdr`).
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; CONTROL]);
 
+/// Room for two: a number, and an address with an interface.
+const CONTROL: usize = 2 * CONTROL_HEAD + 8 + (PKTINFO + 4);
 const CONTROL_HEAD: usize = size_of::<usize>() + 2 * size_of::<i32>();
+/// Bytes of `in6_pktinfo`: an address and the number of an interface.
+const PKTINFO: usize = 20;
+
+impl Control {
+    const EMPTY: Control = Control([0; CONTROL]);
+
+    /// Adds an entry at `at`, where there must be room for it; where the next one goes.
+    fn add(&mut self, at: usize, level: i32, kind: i32, value: &[u8]) -> usize {
+        let length = CONTROL_HEAD + value.len();
+        let entry = &mut self.0[at..at + length];
+        let (head, rest) = entry.split_at_mut(size_of::<usize>());
+        head.copy_from_slice(&length.to_ne_bytes());
+        rest[..4].copy_from_slice(&level.to_ne_bytes());
+        rest[4..8].copy_from_slice(&kind.to_ne_bytes());
+        rest[8..].copy_from_slice(value);
+        at + length.next_multiple_of(size_of::<usize>())
+    }
+
+    /// The value of an entry among the first `used` bytes.
+    fn find(&self, used: usize, level: i32, kind: i32) -> Option<&[u8]> {
+        let mut bytes = &self.0[..used.min(CONTROL)];
+        loop {
+            let length = usize::from_ne_bytes(*bytes.first_chunk()?);
+            let entry = bytes.get(..length).filter(|entry| entry.len() >= CONTROL_HEAD)?;
+            let number = |at: usize| i32::from_ne_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]);
+            if (number(size_of::<usize>()), number(size_of::<usize>() + 4)) == (level, kind) {
+                return Some(&entry[CONTROL_HEAD..]);
+            }
+            bytes = bytes.get(length.next_multiple_of(size_of::<usize>())..)?;
+        }
+    }
+}
 
 /// Sends parcels, at most [`PARCELS`]; says how many went.
 ///
@@ -163,20 +195,25 @@ pub(super) fn send_many(socket: &impl AsFd, parcels: &[Parcel<'_>]) -> io::Resul
         let bytes = parcels.get(at).map_or(&[][..], |p| p.bytes);
         libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
     });
-    let mut controls = [Control::default(); PARCELS];
-    for (control, size) in controls.iter_mut().zip(parcels).filter_map(|(control, p)| Some((control, p.size?))) {
-        *control = Control { len: CONTROL_HEAD + 2, level: libc::SOL_UDP, kind: libc::UDP_SEGMENT, number: [0; 8] };
-        control.number[..2].copy_from_slice(&size.to_ne_bytes());
+    let (mut controls, mut used) = ([Control::EMPTY; PARCELS], [0; PARCELS]);
+    for ((control, used), parcel) in controls.iter_mut().zip(&mut used).zip(parcels) {
+        if let Some(size) = parcel.size {
+            *used = control.add(0, libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
+        }
+        if let Some(source) = parcel.source {
+            let mut info = [0; PKTINFO];
+            info[..16].copy_from_slice(&source.octets());
+            *used = control.add(*used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        }
     }
     let mut messages: [Message; PARCELS] = from_fn(|at| {
-        let controlled = parcels.get(at).is_some_and(|p| p.size.is_some());
         let head = MessageHead {
             name: names[at].as_ptr().cast_mut().cast(),
             name_len: names[at].len(),
             parts: &raw mut parts[at],
             part_count: 1,
-            control: if controlled { (&raw mut controls[at]).cast() } else { null_mut() },
-            control_len: if controlled { size_of::<Control>() } else { 0 },
+            control: if used[at] > 0 { (&raw mut controls[at]).cast() } else { null_mut() },
+            control_len: used[at],
             flags: 0,
         };
         Message { head, len: 0 }
@@ -197,7 +234,7 @@ pub(super) fn receive_many<const N: usize>(socket: &impl AsFd, bytes: &mut [u8],
     let count = received.len().min(N);
     let stride = (bytes.len() / count.max(1)).max(1);
     let mut names: [SockAddrStorage; N] = from_fn(|_| SockAddrStorage::zeroed());
-    let mut controls = [Control::default(); N];
+    let mut controls = [Control::EMPTY; N];
     let mut chunks = bytes.chunks_exact_mut(stride);
     let mut parts: [libc::iovec; N] = from_fn(|_| {
         let chunk = chunks.next().unwrap_or_default();
@@ -210,7 +247,7 @@ pub(super) fn receive_many<const N: usize>(socket: &impl AsFd, bytes: &mut [u8],
             parts: &raw mut parts[at],
             part_count: 1,
             control: (&raw mut controls[at]).cast(),
-            control_len: size_of::<Control>(),
+            control_len: CONTROL,
             flags: 0,
         };
         Message { head, len: 0 }
@@ -229,11 +266,10 @@ pub(super) fn receive_many<const N: usize>(socket: &impl AsFd, bytes: &mut [u8],
     for (at, (message, name)) in messages.iter().zip(names).enumerate().take(filled) {
         // SAFETY: the kernel wrote an address of this length, or none (length 0), into zeroed storage.
         let from = unsafe { SockAddr::new(name, message.head.name_len.min(size_of::<SockAddrStorage>() as u32)) };
-        let (len, control) = (message.len as usize, &controls[at]);
-        let joined =
-            message.head.control_len >= CONTROL_HEAD && control.level == libc::SOL_UDP && control.kind == libc::UDP_GRO && control.len >= CONTROL_HEAD + 4;
-        let size = if joined { i32::from_ne_bytes([control.number[0], control.number[1], control.number[2], control.number[3]]) } else { 0 };
-        received[at] = Received { from: from.as_socket(), len: len.min(stride), size: usize::try_from(size).unwrap_or(0) };
+        let (len, control, used) = (message.len as usize, &controls[at], message.head.control_len);
+        let size = control.find(used, libc::SOL_UDP, libc::UDP_GRO).and_then(|value| value.first_chunk()).map_or(0, |size| i32::from_ne_bytes(*size));
+        let to = control.find(used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO).and_then(|value| value.first_chunk::<16>()).map(|to| Ipv6Addr::from(*to));
+        received[at] = Received { from: from.as_socket(), to, len: len.min(stride), size: usize::try_from(size).unwrap_or(0) };
     }
     Ok(filled)
 }

@@ -2,7 +2,8 @@
 //!
 //! A peer that is heard gets a lane: a socket of its own on the same port, connected to where the peer is, so that the kernel sorts its datagrams
 //! out and keeps them in a queue of their own. Lanes are read turn and turn about, and what one peer, or a stranger, sends too much is lost in
-//! its own queue. Where there can be no lane, the one socket takes all.
+//! its own queue. Where there can be no lane, the one socket takes all. A host with several addresses answers from the one that was called, as
+//! the router before a peer lets nobody else in.
 //!
 //! Datagrams of one size to one destination go to the kernel as one, which parts them (`UDP_SEGMENT`); where it will not, several go with
 //! one call (`sendmmsg`), and where there is no such call, one by one. Those that come may be joined by the kernel (`UDP_GRO`).
@@ -66,6 +67,8 @@ const _: () = assert!(PEERS <= u64::BITS as usize);
 struct Lane {
     socket: UdpSocket,
     to: SocketAddr,
+    /// The host's address that it calls, if the kernel would answer from another.
+    source: Option<Ipv6Addr>,
     made: Instant,
     heard: Instant,
 }
@@ -128,14 +131,18 @@ impl Udp {
     /// As [`Udp::bind`].
     pub fn bind_with(port: u16, sends: Sends, joined: bool) -> Result<Udp, UdpError> {
         let refused = |why: io::Error| if why.kind() == io::ErrorKind::AddrInUse { UdpError::Taken(port) } else { UdpError::Kernel(port, why) };
-        let (socket, both) = match bound(port, true, false) {
+        let (socket, both) = match bound(port, None, true, false) {
             Ok(socket) => (socket, true),
             Err(why) if why.kind() == io::ErrorKind::AddrInUse => return Err(UdpError::Taken(port)),
-            Err(_) => (bound(port, false, false).map_err(refused)?, false),
+            Err(_) => (bound(port, None, false, false).map_err(refused)?, false),
         };
         enlarge(&socket);
         let _ = whole(&socket, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), false);
         let kernel = |why: io::Error| UdpError::Kernel(port, why);
+        if both {
+            // Where it cannot be had the kernel's choice is as good as any.
+            let _ = syscall::set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
+        }
         let open: UdpSocket = socket.into();
         let set = syscall::poll_set().map_err(kernel)?;
         syscall::poll_add(&set, &open, OPEN as u32).map_err(kernel)?;
@@ -206,16 +213,22 @@ impl Udp {
     }
 
     /// `peer` was heard from `from`, in another lane than its own: it has one from now on, where it is now. Who is at one address is in one lane.
-    pub fn heard(&mut self, peer: usize, from: SocketAddr, lane: usize, now: Instant) {
+    pub fn heard(&mut self, peer: usize, from: SocketAddr, called: Option<Ipv6Addr>, lane: usize, now: Instant) {
         if !self.laned || peer >= PEERS || self.barred & 1 << peer != 0 {
             return;
         }
-        if self.lanes.iter().flatten().any(|lane| lane.to == from) {
-            // Some were under way when the lane was made. If it goes on, the peer calls another of the host's addresses than the one the kernel
-            // answers from, and its lane gets nothing.
+        if let Some(at) = self.lanes.iter().position(|lane| lane.as_ref().is_some_and(|lane| lane.to == from)) {
+            // Some were under way when the lane was made. If it goes on, its lane gets nothing, whatever the reason.
             self.missed += u32::from(lane == OPEN);
             if self.missed == MISSES {
                 self.join_open(true);
+            }
+            // A lane that is old enough and still gets nothing: another of the host's addresses is called than when it was made.
+            if lane == OPEN
+                && self.lanes[at].as_ref().is_some_and(|own| now.since(own.made) >= REMADE)
+                && let Ok(made) = self.lane(at, from, called, now)
+            {
+                self.lanes[at] = Some(made);
             }
             return;
         }
@@ -223,7 +236,7 @@ impl Udp {
         if self.lanes[peer].as_ref().is_some_and(|own| now.since(own.made) < REMADE) {
             return;
         }
-        match self.lane(peer, from, now) {
+        match self.lane(peer, from, called, now) {
             Ok(lane) => self.lanes[peer] = Some(lane),
             // The kernel shares no port.
             Err(why) if matches!(why.raw_os_error(), Some(libc::EADDRINUSE | libc::ENOPROTOOPT)) => self.end_lanes(),
@@ -248,21 +261,46 @@ impl Udp {
         self.missed = 0;
     }
 
-    fn lane(&self, peer: usize, to: SocketAddr, now: Instant) -> io::Result<Lane> {
+    fn lane(&self, peer: usize, to: SocketAddr, called: Option<Ipv6Addr>, now: Instant) -> io::Result<Lane> {
         // Shared with our own lanes for this moment only: nobody else is to take the port.
         let open = SockRef::from(&self.open);
         open.set_reuse_port(true)?;
-        let made = bound(self.port()?, self.both, true);
+        let made = self.connected(to, None, called);
         open.set_reuse_port(false)?;
-        let socket = made?;
-        socket.connect(&self.address(to).into())?;
+        let (socket, source) = made?;
         // The more lanes, the less each: all together stay below what a small board's kernel keeps for UDP.
         queue(&socket, (LANES / (1 + self.lanes.iter().flatten().count())).clamp(LANE_MIN, QUEUE));
         // Linux 5.0 and later; without, every datagram comes alone.
         let _ = self.joined && syscall::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         let socket: UdpSocket = socket.into();
         syscall::poll_add(self.set.get_ref(), &socket, peer as u32)?;
-        Ok(Lane { socket, to, made: now, heard: now })
+        Ok(Lane { socket, to, source, made: now, heard: now })
+    }
+
+    /// A socket on the port whose ends are `to` and the address that was called; and that address, if the kernel would choose another.
+    fn connected(&self, to: SocketAddr, source: Option<Ipv6Addr>, called: Option<Ipv6Addr>) -> io::Result<(Socket, Option<Ipv6Addr>)> {
+        let socket = bound(self.port()?, source, self.both, true)?;
+        socket.connect(&self.address(to).into())?;
+        let chosen = socket.local_addr()?.as_socket_ipv6().map(|own| *own.ip());
+        match called {
+            Some(called) if source.is_none() && chosen != Some(called) => {
+                drop(socket);
+                self.connected(to, Some(called), None)
+            }
+            _ => Ok((socket, source)),
+        }
+    }
+
+    /// Which of the host's addresses datagrams to `to` must come from, if the kernel would choose another.
+    pub fn source(&self, to: SocketAddr) -> Option<Ipv6Addr> {
+        self.lanes.iter().flatten().find(|lane| lane.source.is_some() && lane.to == to)?.source
+    }
+
+    /// The host has that address no longer.
+    fn forget_source(&mut self, source: Ipv6Addr) {
+        for lane in &mut self.lanes {
+            lane.take_if(|lane| lane.source == Some(source));
+        }
     }
 
     /// One socket takes all, and may join them.
@@ -295,7 +333,9 @@ impl Udp {
                     if first.count > 1 && matches!(whole, Some(libc::EIO)) || matches!(whole, Some(libc::ENOSYS)) {
                         self.sends = Sends::Many;
                     }
-                    let again = self.sends != Sends::Parted || first.count > 1 && matches!(whole, Some(libc::EINVAL | libc::EMSGSIZE));
+                    let again = self.sends != Sends::Parted
+                        || first.count > 1 && matches!(whole, Some(libc::EINVAL | libc::EMSGSIZE))
+                        || first.source.is_some() && matches!(whole, Some(libc::EINVAL | libc::ENETUNREACH));
                     lost += if again { self.send_each(outgoing, first) } else { first.count as u64 };
                     runs = rest;
                 }
@@ -307,7 +347,7 @@ impl Udp {
     /// Sends a datagram that must not be cut, here or on the way, whatever the kernel has heard of the path: one that is too large is lost.
     pub fn send_whole(&self, to: SocketAddr, datagram: &[u8]) {
         if whole(&self.open, to, true).is_ok() {
-            let _ = self.open.send_to(datagram, self.address(to));
+            let _ = syscall::send_many(&self.open, &[Parcel { to: self.address(to), source: self.source(to), bytes: datagram, size: None }]);
         }
         let _ = whole(&self.open, to, false);
     }
@@ -317,6 +357,7 @@ impl Udp {
         let mut parcels: heapless::Vec<Parcel<'_>, PARCELS> = heapless::Vec::new();
         parcels.extend(runs.iter().take(PARCELS).map(|run| Parcel {
             to: self.address(run.to),
+            source: run.source,
             bytes: outgoing.bytes(run),
             size: (run.count > 1).then_some(run.size as u16),
         }));
@@ -326,7 +367,7 @@ impl Udp {
     /// Sends the datagrams of a run as they are; says how many were lost.
     fn send_each(&mut self, outgoing: &Outgoing, run: &Run) -> u64 {
         let (to, mut lost) = (self.address(run.to), 0);
-        let mut datagrams = outgoing.bytes(run).chunks(run.size.max(1)).map(|bytes| Parcel { to, bytes, size: None }).peekable();
+        let mut datagrams = outgoing.bytes(run).chunks(run.size.max(1)).map(|bytes| Parcel { to, source: run.source, bytes, size: None }).peekable();
         while datagrams.peek().is_some() {
             let mut parcels: heapless::Vec<Parcel<'_>, PARCELS> = heapless::Vec::new();
             parcels.extend(datagrams.by_ref().take(PARCELS));
@@ -338,6 +379,10 @@ impl Udp {
                     Err(why) => {
                         if why.raw_os_error() == Some(libc::ENOSYS) {
                             self.sends = Sends::One;
+                        }
+                        // What the kernel says of a source that is not its own, if there is no better reason.
+                        if let (Some(source), Some(libc::EINVAL | libc::ENETUNREACH)) = (first.source, why.raw_os_error()) {
+                            self.forget_source(source);
                         }
                         let alone = self.sends == Sends::One && self.open.send_to(first.bytes, to).is_ok();
                         lost += u64::from(!alone);
@@ -367,8 +412,9 @@ fn whole(socket: &impl AsFd, to: SocketAddr, whole: bool) -> io::Result<()> {
     syscall::set_option(socket, level, option, if whole { libc::IP_PMTUDISC_PROBE } else { cut })
 }
 
-fn bound(port: u16, both: bool, shared: bool) -> io::Result<Socket> {
-    let (domain, any) = if both { (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) } else { (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)) };
+fn bound(port: u16, at: Option<Ipv6Addr>, both: bool, shared: bool) -> io::Result<Socket> {
+    let any = at.unwrap_or(Ipv6Addr::UNSPECIFIED);
+    let (domain, any) = if both { (Domain::IPV6, IpAddr::V6(any)) } else { (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)) };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     if both {
         socket.set_only_v6(false)?;
@@ -424,7 +470,7 @@ mod tests {
         let (mut outgoing, mut incoming, mut arrived) = (Outgoing::new(), Incoming::new(), Vec::new());
         for (number, &len) in lengths.iter().enumerate() {
             outgoing.room().expect("room")[..len].fill(number as u8);
-            outgoing.push(target, len);
+            outgoing.push(target, None, len);
         }
         assert_eq!(from.send(&outgoing), 0);
         while arrived.len() < lengths.len() {
@@ -467,7 +513,7 @@ mod tests {
             let mut outgoing = Outgoing::new();
             for to in [target, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), target] {
                 for _ in 0..3 {
-                    outgoing.push(to, 100);
+                    outgoing.push(to, None, 100);
                 }
             }
             assert_eq!(a.send(&outgoing), 3, "port 0 is nobody's");
@@ -507,19 +553,19 @@ mod tests {
             say(&a, 2);
             assert_eq!(waiting(&mut hub).await, [(OPEN, 2)]);
             let second = |n: u64| Instant::from_boot(Duration::from_secs(100 + n));
-            hub.heard(3, at(&a), OPEN, second(0));
-            hub.heard(4, at(&b), OPEN, second(0));
+            hub.heard(3, at(&a), None, OPEN, second(0));
+            hub.heard(4, at(&b), None, OPEN, second(0));
             say(&a, 2);
             say(&b, 3);
             say(&c, 1);
             assert_eq!(waiting(&mut hub).await, [(3, 2), (4, 3), (OPEN, 1)]);
             assert!(matches!(Udp::bind(port), Err(UdpError::Taken(_))), "the port is ours alone");
             // It moves, though not for every datagram; another comes to where it is, and shares its lane.
-            hub.heard(3, at(&c), OPEN, second(0));
+            hub.heard(3, at(&c), None, OPEN, second(0));
             say(&c, 1);
             assert_eq!(waiting(&mut hub).await, [(OPEN, 1)]);
-            hub.heard(3, at(&c), OPEN, second(1));
-            hub.heard(5, at(&c), 3, second(1));
+            hub.heard(3, at(&c), None, OPEN, second(1));
+            hub.heard(5, at(&c), None, 3, second(1));
             say(&a, 1);
             say(&c, 2);
             assert_eq!(waiting(&mut hub).await, [(3, 2), (OPEN, 1)]);
@@ -530,7 +576,7 @@ mod tests {
             assert_eq!(waiting(&mut hub).await, [(OPEN, 2)]);
             // Without lanes all is as with one socket.
             hub.end_lanes();
-            hub.heard(3, at(&a), OPEN, second(500));
+            hub.heard(3, at(&a), None, OPEN, second(500));
             say(&a, 1);
             say(&c, 1);
             assert_eq!(waiting(&mut hub).await, [(OPEN, 2)]);
@@ -544,6 +590,56 @@ mod tests {
             let port = first.port().expect("bound");
             let Err(why) = Udp::bind(port) else { panic!("two sockets on one port") };
             assert!(matches!(why, UdpError::Taken(_)) && why.to_string().contains(&port.to_string()), "{why}");
+        });
+    }
+
+    #[test]
+    fn an_answer_comes_from_the_address_that_was_called() {
+        in_runtime(async {
+            let mut hub = Udp::bind(0).expect("a port");
+            let port = hub.port().expect("bound");
+            // All of 127/8 is this host; what calls from it would be answered from 127.0.0.1.
+            let called = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 9).into(), port);
+            let peer = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            peer.connect(called).expect("connected: it hears nobody else");
+            peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+            let from = peer.local_addr().expect("bound");
+            let (mut incoming, mut outgoing, mut bytes) = (Incoming::new(), Outgoing::new(), [0; 8]);
+            let now = Instant::from_boot(Duration::from_secs(9));
+            for (turn, lane) in [(0, OPEN), (1, 7)] {
+                peer.send(b"question").expect("sent");
+                tokio::time::timeout(Duration::from_secs(5), hub.readable()).await.expect("something comes").expect("readable");
+                assert_eq!(hub.waiting().first(), Some(&(lane as u32)), "turn {turn}");
+                hub.receive(lane, &mut incoming, now);
+                let to = incoming.called(0);
+                if turn == 0 {
+                    assert_eq!(to, Some(Ipv4Addr::new(127, 0, 0, 9).to_ipv6_mapped()));
+                    outgoing.room().expect("room")[..6].copy_from_slice(b"answer");
+                    outgoing.push(from, to, 6);
+                    hub.heard(7, from, to, OPEN, now);
+                } else {
+                    outgoing.room().expect("room")[..6].copy_from_slice(b"answer");
+                    outgoing.push(from, hub.source(from), 6);
+                }
+                assert_eq!(hub.send(&outgoing), 0);
+                outgoing.clear();
+                assert_eq!(peer.recv(&mut bytes).expect("an answer"), 6);
+            }
+            // It calls another address.
+            let other = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 8).into(), port);
+            peer.connect(other).expect("connected");
+            peer.send(b"question").expect("sent");
+            tokio::time::timeout(Duration::from_secs(5), hub.readable()).await.expect("something comes").expect("readable");
+            hub.receive(OPEN, &mut incoming, now);
+            hub.heard(7, from, incoming.called(0), OPEN, now + Duration::from_secs(2));
+            assert_eq!(hub.source(from), Some(Ipv4Addr::new(127, 0, 0, 8).to_ipv6_mapped()));
+            // The address is the host's no longer.
+            let gone = Ipv4Addr::new(203, 0, 113, 77).to_ipv6_mapped();
+            hub.lanes[7].as_mut().expect("a lane").source = Some(gone);
+            outgoing.room().expect("room")[..6].copy_from_slice(b"answer");
+            outgoing.push(from, hub.source(from), 6);
+            assert_eq!(hub.send(&outgoing), 1);
+            assert_eq!(hub.source(from), None, "the kernel chooses again");
         });
     }
 }
