@@ -473,9 +473,12 @@ impl Edge {
             } else if let Some((id, call)) = self.authority.poll_call() {
                 return Some(Output::Call(Owner::Authority(id), call));
             } else {
-                // What a call settles may be worth an event at once.
-                let call = self.agent.poll_call();
-                return call.map(|(id, call)| Output::Call(Owner::Agent(id), call));
+                if let Some((id, call)) = self.agent.poll_call() {
+                    return Some(Output::Call(Owner::Agent(id), call));
+                }
+                // Looking for a call may have ended something: it is heard before an input can come in between.
+                let event = self.agent.poll_event()?;
+                self.hear_agent(event, now);
             }
         }
     }

@@ -180,6 +180,7 @@ impl Host {
         for _ in 0..=seconds {
             let quiet = (0..5000).any(|_| !self.turn());
             assert!(quiet, "the edge spins");
+            assert_eq!(self.edge.agent.poll_event(), None, "what the agent says is heard before anything else happens");
             self.now.mono = self.now.mono + Duration::from_secs(1);
             self.now.wall.0 += 1;
             self.edge.handle_timeout(self.now);
