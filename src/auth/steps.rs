@@ -133,7 +133,9 @@ impl Authority {
         match step {
             Step::Grant { request, .. } | Step::Heard { request, .. } => self.refuse(request, &refusal),
             Step::Enrolled { row, .. } | Step::GiveUp { row, .. } => self.retry(row, refusal.message, now),
-            Step::Leave { row, .. } | Step::Join { row } => self.events.push_back(Event::Progress(row, Progress::Failed(refusal))),
+            // Whoever asked for it asks again.
+            Step::Leave { row, .. } => self.events.push_back(Event::Progress(row, Progress::Retrying(refusal.message))),
+            Step::Join { row } => self.events.push_back(Event::Progress(row, Progress::Failed(refusal))),
         }
     }
 }
