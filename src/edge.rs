@@ -184,12 +184,19 @@ impl Session {
 #[derive(Debug)]
 struct Parting {
     cluster: ClusterId,
-    /// When the provider is no longer waited for.
+    /// When the provider is no longer waited for; when it is gone and the peering still stands, when to end that again.
     until: Instant,
     /// The authority let it go (or never knew it: clean-up owed from an earlier run).
     gone: bool,
     provider: bool,
     consumer: bool,
+}
+
+impl Parting {
+    /// Whether something is done about it when its time has come.
+    fn is_waited_for(&self) -> bool {
+        self.provider || !self.gone
+    }
 }
 
 /// See the module's head.
@@ -277,6 +284,8 @@ impl Edge {
         let (row, provider) = (peer.row, peer.consume.is_some());
         if !provider {
             self.authority.unpeer(cluster, now)?;
+            let until = now.mono + PATIENCE;
+            self.partings.insert(row, Parting { cluster: cluster.clone(), until, gone: false, provider: false, consumer: false });
             return Some(row);
         }
         let owed = provider_of(cluster);
@@ -428,18 +437,22 @@ impl Edge {
         self.authority.handle_timeout(now);
         self.look_around(now);
         self.agent.handle_timeout(now);
-        for (&peer, parting) in &mut self.partings {
-            if parting.provider && parting.until <= now.mono {
+        let due: Vec<PeerId> = self.partings.iter().filter(|(_, p)| p.is_waited_for() && p.until <= now.mono).map(|(peer, _)| *peer).collect();
+        for peer in due {
+            let Some(parting) = self.partings.get_mut(&peer) else { continue };
+            if parting.provider {
                 // Once is enough, and asking again does no harm.
                 parting.until = now.mono + PATIENCE;
                 self.agent.remove_provider(peer, How::Dead);
+            } else {
+                self.let_go(peer, now);
             }
         }
     }
 
     /// When [`Edge::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let parting = self.partings.values().filter(|p| p.provider).map(|p| p.until).min();
+        let parting = self.partings.values().filter(|p| p.is_waited_for()).map(|p| p.until).min();
         let rooms = [self.gateway.poll_timeout(), self.authority.poll_timeout(), self.agent.poll_timeout()];
         rooms.into_iter().chain([Some(self.probes_due), parting]).flatten().min()
     }
@@ -473,9 +486,12 @@ impl Edge {
             } else if let Some((id, call)) = self.authority.poll_call() {
                 return Some(Output::Call(Owner::Authority(id), call));
             } else {
-                // What a call settles may be worth an event at once.
-                let call = self.agent.poll_call();
-                return call.map(|(id, call)| Output::Call(Owner::Agent(id), call));
+                if let Some((id, call)) = self.agent.poll_call() {
+                    return Some(Output::Call(Owner::Agent(id), call));
+                }
+                // Looking for a call may have ended something: it is heard before an input can come in between.
+                let event = self.agent.poll_event()?;
+                self.hear_agent(event, now);
             }
         }
     }
@@ -534,6 +550,8 @@ impl Edge {
                     self.tell_reachable(peer, now);
                 }
             }
+            // It is gone from here, and only the state could not be written yet: it is not made welcome again.
+            auth::Event::Provider { peer, .. } if self.partings.get(&peer).is_some_and(|p| !p.provider) => {}
             auth::Event::Provider { peer, cluster, tenant, grant, architecture, images, virtual_node } => {
                 let (node, grant) = (cluster.to_string(), amount(grant));
                 // A peering that stands owes nothing, but when a run before this one had begun to leave it.
@@ -597,11 +615,20 @@ impl Edge {
                 self.all_parted(peer);
             }
         } else {
-            let cluster = parting.cluster.clone();
-            if self.authority.unpeer(&cluster, now).is_none() {
-                // It left in the meantime.
-                self.all_parted(peer);
-            }
+            self.let_go(peer, now);
+        }
+    }
+
+    /// Ends a peering of which nothing of the provider is left here; again later, if that cannot be written or finds no room now.
+    fn let_go(&mut self, peer: PeerId, now: Now) {
+        let Some(parting) = self.partings.get_mut(&peer) else { return };
+        parting.until = now.mono + PATIENCE;
+        let cluster = parting.cluster.clone();
+        if self.authority.ledger().peers.iter().any(|p| p.id == cluster) {
+            self.authority.unpeer(&cluster, now);
+        } else {
+            // It left in the meantime.
+            self.all_parted(peer);
         }
     }
 

@@ -123,11 +123,19 @@ impl Authority {
 
     /// What is said when the state could not be written; the ledger is as it was.
     pub(super) fn undo(&mut self, step: Step, why: &str, now: Now) {
+        if let Step::Heard { row, .. } | Step::Leave { row, .. } = step
+            && let Some(line) = self.line_mut(row)
+        {
+            // The peer stands again and has them: they would clash with themselves, and be moved.
+            line.images.clear();
+        }
         let refusal = Refusal::new(Reason::NotSaved, format!("the state could not be written ({}); nothing has changed", request::printable(why, 200)));
         match step {
             Step::Grant { request, .. } | Step::Heard { request, .. } => self.refuse(request, &refusal),
             Step::Enrolled { row, .. } | Step::GiveUp { row, .. } => self.retry(row, refusal.message, now),
-            Step::Leave { row, .. } | Step::Join { row } => self.events.push_back(Event::Progress(row, Progress::Failed(refusal))),
+            // Whoever asked for it asks again.
+            Step::Leave { row, .. } => self.events.push_back(Event::Progress(row, Progress::Retrying(refusal.message))),
+            Step::Join { row } => self.events.push_back(Event::Progress(row, Progress::Failed(refusal))),
         }
     }
 }

@@ -859,6 +859,23 @@ fn farewells_are_few_and_short_and_do_not_disturb_enrolments() {
 }
 
 #[test]
+fn a_leave_that_could_not_be_written_leaves_the_images_where_they_are() {
+    let mut world = World::peered(Some(LENT), false, Some(LENT));
+    let hub = &mut world.sides[HUB];
+    let (row, images) = (hub.auth.ledger().peers[0].row, hub.auth.ledger().peers[0].images.clone());
+    hub.disk_full = true;
+    assert!(hub.auth.unpeer(&id("edge"), world.now).is_some());
+    world.settle();
+    let hub = &mut world.sides[HUB];
+    hub.log.clear();
+    // Whenever the peer moves, it is looked whether its images are in use otherwise.
+    hub.auth.handle_endpoint(row, ([198, 51, 100, 9], 4000).into(), world.now);
+    assert_eq!(hub.auth.ledger().peers[0].images, images);
+    world.settle();
+    assert!(!world.sides[HUB].log.iter().any(|e| matches!(e, Event::AddPeer(_) | Event::Provider { .. })), "{:?}", world.sides[HUB].log);
+}
+
+#[test]
 fn images_move_when_the_host_gets_an_address_inside_them() {
     let mut world = World::peered(Some(LENT), false, None);
     world.sides[EDGE].log.clear();

@@ -21,6 +21,7 @@ struct Host {
     edge: Edge,
     now: Now,
     file: String,
+    disk_full: bool,
     api: BTreeMap<String, Value>,
     watches: BTreeMap<WatchId, (KindId, String)>,
     removed: Vec<String>,
@@ -72,7 +73,7 @@ impl Host {
         });
         let file = ledger.snapshot();
         let edge = started(&file, now);
-        let mut host = Host { edge, now, file, api: BTreeMap::new(), watches: BTreeMap::new(), removed: Vec::new(), gone: Vec::new() };
+        let mut host = Host { edge, now, file, disk_full: false, api: BTreeMap::new(), watches: BTreeMap::new(), removed: Vec::new(), gone: Vec::new() };
         if provide {
             let labels = json!({"sluice.internal/managed": "true", "liqo.io/remote-cluster-id": "hub"});
             host.api.insert(TENANT.into(), json!({"metadata": {"name": "liqo-tenant-hub", "uid": "u-tenant", "labels": labels}}));
@@ -161,6 +162,7 @@ impl Host {
     fn turn(&mut self) -> bool {
         let Some(output) = self.edge.poll_output(self.now, system, true) else { return false };
         match output {
+            Output::Save(_) if self.disk_full => self.edge.saved(Err("no space left on the device".into()), self.now),
             Output::Save(text) => {
                 self.file = text;
                 self.edge.saved(Ok(()), self.now);
@@ -180,6 +182,7 @@ impl Host {
         for _ in 0..=seconds {
             let quiet = (0..5000).any(|_| !self.turn());
             assert!(quiet, "the edge spins");
+            assert_eq!(self.edge.agent.poll_event(), None, "what the agent says is heard before anything else happens");
             self.now.mono = self.now.mono + Duration::from_secs(1);
             self.now.wall.0 += 1;
             self.edge.handle_timeout(self.now);
@@ -254,6 +257,27 @@ fn a_leave_that_a_crash_ends_anywhere_goes_on_at_the_next_start() {
                 break;
             }
         }
+    }
+}
+
+#[test]
+fn a_leave_that_cannot_be_written_goes_on_when_it_can() {
+    for (consume, provide) in [(true, false), (false, true), (true, true)] {
+        let mut host = Host::peered(consume, provide);
+        host.run(5);
+        host.disk_full = true;
+        host.edge.unpeer(&hub(), false, host.now);
+        host.run(40);
+        assert!(!host.gone.contains(&hub()) && host.edge.authority().ledger().peers.len() == 1, "{:?}", host.gone);
+        // It is announced again, as it is whenever its images must move.
+        let facts = Facts { in_use: vec!["10.71.0.0/16".parse().expect("prefix")], ..facts() };
+        host.edge.authority().set_facts(facts);
+        host.run(40);
+        assert!(!host.api.contains_key(NODE), "a virtual node that is gone does not come back");
+        host.disk_full = false;
+        host.run(40);
+        assert!(host.is_over(), "consume {consume}, provide {provide}: {:?} {}", host.api.keys(), host.file);
+        assert_eq!(host.gone, [hub()]);
     }
 }
 

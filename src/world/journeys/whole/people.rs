@@ -175,7 +175,7 @@ impl Journey {
         let force = self.chance.happens(200);
         self.watchdog.leaving = true;
         for _ in 0..20 {
-            let now = self.clock.now();
+            let (now, life) = (self.clock.now(), self.machines[who].life);
             let began = self.machines[who].edge.unpeer(&id(whom), force, now);
             self.tell(&format!("{} leaves {}: {began:?}", NAMES[who], NAMES[whom]));
             self.drain(who);
@@ -183,7 +183,6 @@ impl Journey {
                 break;
             }
             self.trouble(3);
-            // The daemon was killed before it had begun, or its disk failed: it is asked again.
             if !self.peered(who, whom) {
                 break;
             }
@@ -192,6 +191,11 @@ impl Journey {
                 break;
             }
             self.all_is_well();
+            // What its disk kept it from goes on by itself; only one that was killed before it had begun is asked again.
+            if self.machines[who].life == life {
+                self.until(5, "a leave has come to no end", |j| if j.peered(who, whom) { vec![format!("{} is a peer", NAMES[whom])] } else { Vec::new() });
+                break;
+            }
         }
         self.all_is_well();
         self.until(40, "something of ours is left", Journey::left_over);
