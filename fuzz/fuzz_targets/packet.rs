@@ -1,10 +1,13 @@
-//! Anything may come out of a tunnel or the device: read, rewritten there and back, finished. Rewriting back restores every byte but
-//! those of checksums that have two forms.
+//! Anything may come out of a tunnel or the device: read, taken for a probe, held to a path MTU, rewritten there and back, finished.
+//! Rewriting back restores every byte but those of checksums that have two forms.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use sluice::identity::End;
 use sluice::tunnel::Checksum;
+use sluice::tunnel::mss;
 use sluice::tunnel::packet::Header;
+use sluice::tunnel::path::Probe;
 use sluice::tunnel::remap::{self, Ends};
 
 fuzz_target!(|input: &[u8]| {
@@ -12,6 +15,17 @@ fuzz_target!(|input: &[u8]| {
     let checksum = if kind & 1 == 0 { Checksum::Whole } else { Checksum::Partial };
     let Ok(header) = Header::read(packet) else { return };
     let _ = (header.ports(packet), header.is_echo(packet));
+    if let Some(probe) = Probe::read(packet) {
+        let mut again = vec![0; packet.len().min(1500)];
+        probe.write(End::Joiner, &mut again);
+        assert_eq!(Probe::read(&again), Some(probe));
+    }
+    let mut held = packet.to_vec();
+    mss::clamp(&mut held, &header, 1200, checksum);
+    let clamped = held.clone();
+    mss::clamp(&mut held, &header, 1200, checksum);
+    assert_eq!(held, clamped, "once is enough");
+    assert_eq!(held[header.total..], packet[header.total..]);
     let Ok(quote) = header.quote(packet) else { return };
     let mut bytes = packet.to_vec();
     let new = Ends { source: [10, 71, 0, 9].into(), destination: [10, 42, 0, 9].into() };

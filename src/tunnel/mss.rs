@@ -15,7 +15,7 @@ const NOTHING: u8 = 1;
 
 /// Lowers the segment size in a SYN to what an IP packet of `mtu` bytes holds. `header` must have been read from this very packet.
 #[inline]
-pub(crate) fn clamp(packet: &mut [u8], header: &Header, mtu: u16, checksum: Checksum) {
+pub fn clamp(packet: &mut [u8], header: &Header, mtu: u16, checksum: Checksum) {
     if header.protocol == TCP && packet[IPV4 + 13] & SYN != 0 && !header.fragment {
         lower(&mut packet[..header.total], mtu.saturating_sub((IPV4 + PLAIN) as u16), checksum);
     }

@@ -44,7 +44,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const RAISE: Duration = Duration::from_secs(600);
 
 /// Bytes of a probe's headers and of what it says; an answer is no longer.
-pub(crate) const SHORT: usize = IPV4 + 8 + 12;
+pub const SHORT: usize = IPV4 + 8 + 12;
 const MARK: [u8; 3] = *b"mtu";
 const ASK: u8 = 1;
 const ANSWER: u8 = 2;
@@ -60,7 +60,7 @@ pub enum PathMtu {
 
 /// What a probe packet says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Probe {
+pub enum Probe {
     /// Did this one arrive? The number of its volley.
     Ask(u16),
     /// One of this size arrived (the number of its volley, its bytes).
@@ -69,7 +69,7 @@ pub(crate) enum Probe {
 
 impl Probe {
     /// Reads a packet from a peer; `None` if it is no probe.
-    pub(crate) fn read(packet: &[u8]) -> Option<Probe> {
+    pub fn read(packet: &[u8]) -> Option<Probe> {
         let head: &[u8; SHORT] = packet.first_chunk()?;
         let port = PROBE_PORT.to_be_bytes();
         // What nearly every packet fails comes first.
@@ -85,7 +85,7 @@ impl Probe {
     }
 
     /// Writes a packet that fills `packet`, zeros, at least [`SHORT`] of them. A UDP checksum it has not: the tunnel's seal covers it.
-    pub(crate) fn write(self, from: End, packet: &mut [u8]) {
+    pub fn write(self, from: End, packet: &mut [u8]) {
         let total = packet.len() as u16;
         packet[0] = 0x45;
         packet[2..4].copy_from_slice(&total.to_be_bytes());
