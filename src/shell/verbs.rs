@@ -188,6 +188,10 @@ impl Verbs {
             return self.settle(edge, now);
         }
         for waiter in self.waiters.iter_mut().filter(|w| w.peer == peer) {
+            if let Progress::Retrying(why) = &progress {
+                say(&waiter.replies, Line::progress("waiting", why));
+                continue;
+            }
             let What::Join { cluster, linked, consumes, provides, .. } = &mut waiter.what else { continue };
             match &progress {
                 Progress::TunnelUp { endpoint, took } => {
@@ -213,14 +217,13 @@ impl Verbs {
                     say(&waiter.replies, Line::progress("enrolled", &detail));
                 }
                 Progress::Linked => *linked = true,
-                Progress::Retrying(why) => say(&waiter.replies, Line::progress("waiting", why)),
                 Progress::Failed(refusal) => {
                     let reason = refusal.reason.name();
                     say(&waiter.replies, Line::error(Failure::new(reason, refusal.message.clone(), hint(reason))));
                     waiter.what = What::Leave { cluster: edge.authority().ledger().id.clone(), told: true, left: true, gone: true };
                     waiter.since = Instant::default();
                 }
-                Progress::Credential | Progress::Left { .. } => {}
+                Progress::Credential | Progress::Retrying(_) | Progress::Left { .. } => {}
             }
         }
         self.waiters.retain(|w| w.since != Instant::default());
