@@ -7,6 +7,7 @@
 //! for a while. Its answer also is the round-trip time that `status` shows.
 
 pub mod look;
+mod parting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,8 +27,7 @@ pub use crate::tunnel::offload::{OFFLOAD, Offload};
 pub use crate::tunnel::segment::Segments;
 pub use crate::tunnel::{Addresses, Checksum, Event as TunnelEvent, Gateway, PathMtu, PeerSpec, PeerStatus, Reason, Verdict};
 
-use crate::auth::issue::tenant;
-use crate::auth::ledger::{Debt, Owed};
+use crate::auth::ledger::Debt;
 use crate::auth::{self, AddPeer, Purpose};
 use crate::budget::{ENDPOINTS, PACKET_SAFE, PEERS};
 use crate::clock::{Instant, Now, WallTime};
@@ -46,8 +46,6 @@ const AWAY: Duration = Duration::from_secs(22);
 const STALE: Duration = Duration::from_secs(10);
 /// After this long a peer that is away is looked for anew under its host names.
 const RESOLVE: Duration = Duration::from_secs(20);
-/// How long a provider that answers is waited for when we leave it.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// The account of a consumer in its tenant namespace.
 const ACCOUNT: &str = "sluice-peer";
 /// The identifier of our echo requests.
@@ -180,31 +178,12 @@ impl Session {
     }
 }
 
-/// A peering that is being left, and what still stands of it here.
-#[derive(Debug)]
-struct Parting {
-    cluster: ClusterId,
-    /// When the provider is no longer waited for; when it is gone and the peering still stands, when to end that again.
-    until: Instant,
-    /// The authority let it go (or never knew it: clean-up owed from an earlier run).
-    gone: bool,
-    provider: bool,
-    consumer: bool,
-}
-
-impl Parting {
-    /// Whether something is done about it when its time has come.
-    fn is_waited_for(&self) -> bool {
-        self.provider || !self.gone
-    }
-}
-
 /// See the module's head.
 pub struct Edge {
     gateway: Gateway,
     authority: Authority,
     agent: Agent,
-    partings: BTreeMap<PeerId, Parting>,
+    partings: BTreeMap<PeerId, parting::Parting>,
     sessions: [Option<Box<Session>>; PEERS],
     out: VecDeque<Output>,
     saving: bool,
@@ -234,34 +213,6 @@ impl Edge {
         edge
     }
 
-    /// Clean-up that an earlier run did not come to the end of.
-    fn resume(&mut self, now: Now) {
-        for owed in self.authority.owed().to_vec() {
-            let begun = self.partings.values().any(|p| p.cluster == owed.cluster) || self.authority.ledger().peers.iter().any(|p| p.id == owed.cluster);
-            // A peer that stands and whose provider is owed is being left: that goes on once the authority has announced it.
-            if !matches!(owed.what, Debt::Provider | Debt::Consumer) || begun {
-                continue;
-            }
-            // No row free: done at the next start.
-            let Some(peer) = self.authority.hold_free(&owed.cluster) else { return };
-            let debts = |what| self.authority.owed().iter().any(|o| o.what == what && o.cluster == owed.cluster);
-            let (provider, consumer) = (debts(Debt::Provider), debts(Debt::Consumer));
-            let (cluster, tenant_namespace) = (owed.cluster.clone(), tenant(&owed.cluster));
-            if provider {
-                let address = self.external().virtual_node(peer);
-                let (node, grant, images) = (cluster.to_string(), Amount::default(), Vec::new());
-                let spec = ProviderSpec { peer, cluster, node, tenant_namespace, grant, architecture: String::new(), images, address };
-                self.agent.add_provider(spec);
-            }
-            if consumer {
-                let (cluster, tenant_namespace, account) = (owed.cluster.clone(), tenant(&owed.cluster), ACCOUNT.to_owned());
-                let (grant, images, names) = (Amount::default(), Vec::new(), Vec::new());
-                self.agent.add_consumer(ConsumerSpec { peer, cluster, tenant_namespace, account, grant, images, names });
-            }
-            self.part(peer, owed.cluster, provider, consumer, now);
-        }
-    }
-
     /// The authority: for the verbs of the CLI.
     pub fn authority(&mut self) -> &mut Authority {
         &mut self.authority
@@ -275,33 +226,6 @@ impl Edge {
     /// What the home API server says it is; virtual nodes say the same.
     pub fn set_kubelet_version(&mut self, version: &str) {
         self.agent.set_kubelet_version(version);
-    }
-
-    /// Begins to end a peering: what is there of it is taken down first, at the provider too while it answers (`force`: it is not asked);
-    /// [`Output::Gone`] says when it is over; a restart on the way goes on with it. None if there is no such peer, or no room to remember what is owed.
-    pub fn unpeer(&mut self, cluster: &ClusterId, force: bool, now: Now) -> Option<PeerId> {
-        let peer = self.authority.ledger().peers.iter().find(|p| p.id == *cluster)?;
-        let (row, provider) = (peer.row, peer.consume.is_some());
-        if !provider {
-            self.authority.unpeer(cluster, now)?;
-            let until = now.mono + PATIENCE;
-            self.partings.insert(row, Parting { cluster: cluster.clone(), until, gone: false, provider: false, consumer: false });
-            return Some(row);
-        }
-        let owed = provider_of(cluster);
-        if !self.authority.owed().contains(&owed) && !self.authority.owe(owed) {
-            return None;
-        }
-        let how = if !force && self.is_heard(row) { How::Asked } else { How::Dead };
-        self.leave_provider(row, cluster.clone(), how, now);
-        Some(row)
-    }
-
-    /// Takes down what stands of a provider here while the peering still does.
-    fn leave_provider(&mut self, peer: PeerId, cluster: ClusterId, how: How, now: Now) {
-        let until = now.mono + if how == How::Asked { PATIENCE } else { Duration::ZERO };
-        self.partings.insert(peer, Parting { cluster, until, gone: false, provider: true, consumer: false });
-        self.agent.remove_provider(peer, how);
     }
 
     /// The gateway: for status and counters.
@@ -437,24 +361,13 @@ impl Edge {
         self.authority.handle_timeout(now);
         self.look_around(now);
         self.agent.handle_timeout(now);
-        let due: Vec<PeerId> = self.partings.iter().filter(|(_, p)| p.is_waited_for() && p.until <= now.mono).map(|(peer, _)| *peer).collect();
-        for peer in due {
-            let Some(parting) = self.partings.get_mut(&peer) else { continue };
-            if parting.provider {
-                // Once is enough, and asking again does no harm.
-                parting.until = now.mono + PATIENCE;
-                self.agent.remove_provider(peer, How::Dead);
-            } else {
-                self.let_go(peer, now);
-            }
-        }
+        self.look_at_partings(now);
     }
 
     /// When [`Edge::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let parting = self.partings.values().filter(|p| p.is_waited_for()).map(|p| p.until).min();
         let rooms = [self.gateway.poll_timeout(), self.authority.poll_timeout(), self.agent.poll_timeout()];
-        rooms.into_iter().chain([Some(self.probes_due), parting]).flatten().min()
+        rooms.into_iter().chain([Some(self.probes_due), self.partings_due()]).flatten().min()
     }
 
     /// The next thing for the shell to do; `calls` says whether it takes calls at the moment.
@@ -551,11 +464,11 @@ impl Edge {
                 }
             }
             // It is gone from here, and only the state could not be written yet: it is not made welcome again.
-            auth::Event::Provider { peer, .. } if self.partings.get(&peer).is_some_and(|p| !p.provider) => {}
+            auth::Event::Provider { peer, .. } if self.stands_bare(peer) => {}
             auth::Event::Provider { peer, cluster, tenant, grant, architecture, images, virtual_node } => {
                 let (node, grant) = (cluster.to_string(), amount(grant));
                 // A peering that stands owes nothing, but when a run before this one had begun to leave it.
-                let leaving = self.authority.owed().contains(&provider_of(&cluster)) && !self.partings.contains_key(&peer);
+                let leaving = self.authority.owed().contains(&parting::provider_of(&cluster)) && !self.partings.contains_key(&peer);
                 let left = leaving.then(|| cluster.clone());
                 self.agent.add_provider(ProviderSpec { peer, cluster, node, tenant_namespace: tenant, grant, architecture, images, address: virtual_node });
                 self.tell_reachable(peer, now);
@@ -585,60 +498,6 @@ impl Edge {
             _ => {}
         }
         self.out.push_back(Output::Said(event));
-    }
-
-    /// The authority let a peer go: the agent takes down what it made for it.
-    fn part(&mut self, peer: PeerId, cluster: ClusterId, provider: bool, consumer: bool, now: Now) {
-        self.partings.insert(peer, Parting { cluster, until: now.mono + PATIENCE, gone: true, provider, consumer });
-        if provider {
-            self.agent.remove_provider(peer, How::Dead);
-        }
-        if consumer {
-            self.agent.remove_consumer(peer);
-        }
-        if !provider && !consumer {
-            self.all_parted(peer);
-        }
-    }
-
-    /// The agent has taken down its part.
-    fn parted(&mut self, peer: PeerId, what: Debt, now: Now) {
-        let Some(parting) = self.partings.get_mut(&peer) else { return };
-        match what {
-            Debt::Provider => parting.provider = false,
-            _ => parting.consumer = false,
-        }
-        if parting.gone {
-            let cluster = parting.cluster.clone();
-            self.authority.settle_all(what, &cluster);
-            if !parting_open(&self.partings, peer) {
-                self.all_parted(peer);
-            }
-        } else {
-            self.let_go(peer, now);
-        }
-    }
-
-    /// Ends a peering of which nothing of the provider is left here; again later, if that cannot be written or finds no room now.
-    fn let_go(&mut self, peer: PeerId, now: Now) {
-        let Some(parting) = self.partings.get_mut(&peer) else { return };
-        parting.until = now.mono + PATIENCE;
-        let cluster = parting.cluster.clone();
-        if self.authority.ledger().peers.iter().any(|p| p.id == cluster) {
-            self.authority.unpeer(&cluster, now);
-        } else {
-            // It left in the meantime.
-            self.all_parted(peer);
-        }
-    }
-
-    fn all_parted(&mut self, peer: PeerId) {
-        if let Some(parting) = self.partings.remove(&peer) {
-            for what in [Debt::Provider, Debt::Consumer] {
-                self.authority.settle_all(what, &parting.cluster);
-            }
-            self.out.push_back(Output::Gone(peer, parting.cluster));
-        }
     }
 
     /// Tells the agent whether the peer answers, when that changed.
@@ -776,15 +635,6 @@ impl Edge {
     pub fn end(&self, peer: PeerId) -> Option<End> {
         Some(self.session(peer)?.spec.end)
     }
-}
-
-/// The debt that says that a provider is being left.
-fn provider_of(cluster: &ClusterId) -> Owed {
-    Owed { what: Debt::Provider, cluster: cluster.clone(), name: String::new(), uid: String::new() }
-}
-
-fn parting_open(partings: &BTreeMap<PeerId, Parting>, peer: PeerId) -> bool {
-    partings.get(&peer).is_some_and(|p| p.provider || p.consumer)
 }
 
 /// A grant in the agent's units.
