@@ -177,7 +177,7 @@ impl Path {
         }
         self.most = LINK - if v6 { V6 } else { V4 };
         self.volley = None;
-        self.due = Some((self.searched.map_or(now, |at| now.max(at + SPACING)), false));
+        self.due = Some((self.soon(now), false));
         self.set(self.start.min(self.most))
     }
 
@@ -191,7 +191,7 @@ impl Path {
     /// Somebody wants to know what it is now.
     pub(crate) fn ask(&mut self, now: Instant) {
         if !self.fixed && !self.is_searching() {
-            self.due = Some((self.searched.map_or(now, |at| now.max(at + SPACING)), false));
+            self.due = Some((self.soon(now), false));
         }
     }
 
@@ -273,6 +273,11 @@ impl Path {
         }
     }
 
+    /// When a search may begin.
+    fn soon(&self, now: Instant) -> Instant {
+        self.searched.map_or(now, |at| now.max(at + SPACING))
+    }
+
     fn set(&mut self, mtu: u16) -> bool {
         std::mem::replace(&mut self.mtu, mtu) != mtu
     }
@@ -316,7 +321,7 @@ impl Path {
                 // Only the small one: something is narrower than it was.
                 Some((1, _)) => {
                     let changed = self.set(self.mtu.min(SAFE));
-                    self.due = Some((self.searched.map_or(now, |at| now.max(at + SPACING)), false));
+                    self.due = Some((self.soon(now), false));
                     changed
                 }
                 _ => false,
