@@ -702,6 +702,30 @@ fn a_session_under_load_is_renewed_without_a_packet_lost() {
 }
 
 #[test]
+fn two_renewals_at_once_whose_answers_are_lost_do_not_end_the_session() {
+    let mut now = start();
+    let (mut home, mut edge) = linked(now);
+    pass(&mut [&mut home, &mut edge], &mut now, Duration::from_secs(60));
+    // Each answers the other's initiation, and takes itself for the one that was called.
+    for host in [&mut home, &mut edge] {
+        host.gateway.handshake_now(PEER, now);
+        host.drain();
+    }
+    let (from_home, from_edge) = (std::mem::take(&mut home.sent), std::mem::take(&mut edge.sent));
+    assert!(from_home.iter().all(|(_, datagram)| matches!(edge.hear(home.address, datagram, now), Verdict::ToPeer { .. })));
+    assert!(from_edge.iter().all(|(_, datagram)| matches!(home.hear(edge.address, datagram, now), Verdict::ToPeer { .. })));
+    (home.sent, edge.sent) = (Vec::new(), Vec::new());
+    for second in 0..3 * MINUTE {
+        for host in [&mut edge, &mut home] {
+            assert!(matches!(host.send(&udp([10, 42, 0, 9], [10, 71, 0, 9], b"x"), now), Verdict::ToPeer { .. }), "second {second}");
+        }
+        carry(&mut [&mut home, &mut edge], now);
+        pass(&mut [&mut home, &mut edge], &mut now, Duration::from_secs(1));
+    }
+    assert!(home.events.is_empty() && edge.events.is_empty(), "{:?} {:?}", home.events, edge.events);
+}
+
+#[test]
 fn a_cut_path_is_told_and_its_return_with_the_time_away() {
     let mut now = start();
     let (mut home, mut edge) = linked(now);
