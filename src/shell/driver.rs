@@ -43,8 +43,6 @@ use crate::kube::call::{Body, Call, Cluster, Verb};
 use crate::kube::reply::Reply;
 use crate::kube::watch::Told;
 
-/// How long datagrams gather while there is nothing but a flood of refused handshakes.
-const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 /// Values of one mailbox a turn.
 const LETTERS: usize = 8;
 /// Places of the mailboxes that the driver's own tasks write to.
@@ -252,9 +250,6 @@ impl Driver {
             let mut until = self.tick;
             for due in [self.edge.poll_timeout(), self.token, self.verbs.poll_timeout(), self.looks.poll_timeout()].into_iter().flatten() {
                 until = until.min(due);
-            }
-            if self.pump.flooded() {
-                tokio::time::sleep(FLOOD_PAUSE).await;
             }
             let letter = tokio::select! {
                 ready = self.pump.ready() => { ready.map_err(|e| format!("the socket or the device cannot be read: {e}"))?; None }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use super::buffers::{Incoming, Outgoing};
 use super::tun::Tun;
-use super::udp::Udp;
+use super::udp::{OPEN, Udp};
 use crate::clock::Now;
 use crate::edge::{Checksum, Coalescer, OFFLOAD, Reason, Segments, Verdict};
 
@@ -45,7 +45,6 @@ pub struct Pump {
     opened: Coalescer,
     outgoing: Outgoing,
     lost: Lost,
-    flooded: bool,
     /// The last turn found something.
     busy: bool,
 }
@@ -54,7 +53,7 @@ impl Pump {
     /// All buffers are made here.
     pub fn new(udp: Udp, tun: Tun) -> Pump {
         let opened = Coalescer::new(tun.joins());
-        Pump { udp, tun, incoming: Incoming::new(), opened, outgoing: Outgoing::new(), lost: Lost::default(), flooded: false, busy: false }
+        Pump { udp, tun, incoming: Incoming::new(), opened, outgoing: Outgoing::new(), lost: Lost::default(), busy: false }
     }
 
     /// The UDP port in use.
@@ -71,11 +70,6 @@ impl Pump {
     /// What was lost so far.
     pub fn lost(&self) -> Lost {
         self.lost
-    }
-
-    /// Whether all that the last turn moved was datagrams of a flood: the next ones may well gather for a moment, each is worth no turn of its own.
-    pub fn flooded(&self) -> bool {
-        self.flooded
     }
 
     /// Lets go of what is no longer used; asked about once a second.
@@ -104,11 +98,10 @@ impl Pump {
     /// When the TUN is gone.
     pub fn turn(&mut self, core: &mut impl Core, now: Now) -> io::Result<()> {
         self.gather(core, now);
-        let (found, datagrams, refused) = self.take_datagrams(core, now);
+        let found = self.take_datagrams(core, now);
         self.gather(core, now);
         let (packets, read) = self.take_packets(core, now);
         self.busy = found || packets > 0;
-        self.flooded = refused > 0 && refused == datagrams && packets == 0;
         self.flush(core, now);
         read
     }
@@ -149,13 +142,13 @@ impl Pump {
         self.lost.packets += self.tun.write_frames(&mut self.opened);
     }
 
-    /// Whether there was anything, how many were taken, and how many of them a flood's limits refused.
-    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) -> (bool, usize, usize) {
-        let (mut found, mut taken, mut refused) = (false, 0, 0);
-        for lane in self.udp.waiting().into_iter().map(|lane| lane as usize) {
+    /// Whether there was anything.
+    fn take_datagrams(&mut self, core: &mut impl Core, now: Now) -> bool {
+        let mut found = false;
+        for lane in self.udp.waiting(now.mono).into_iter().map(|lane| lane as usize) {
             // If only an error.
             found = true;
-            let (mut here, mut more) = (0, true);
+            let (mut here, mut refused, mut more) = (0, 0, true);
             while more && here < LIMIT {
                 let count;
                 (count, more) = self.udp.receive(lane, &mut self.incoming, now.mono);
@@ -192,11 +185,13 @@ impl Pump {
                     }
                 }
             }
-            taken += here;
+            if lane == OPEN && refused > 0 && refused == here {
+                self.udp.rest(now.mono);
+            }
         }
         self.write();
         self.send();
-        (found, taken, refused)
+        found
     }
 
     /// How many were taken, or that the device is gone.

@@ -296,6 +296,16 @@ pub(super) fn poll_add(set: &OwnedFd, socket: &impl AsFd, number: u32) -> io::Re
     check(unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, socket.as_fd().as_raw_fd(), &raw mut event) })
 }
 
+/// Whether a socket of the set is asked for, too; one that is not wakes nobody.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn poll_change(set: &OwnedFd, socket: &impl AsFd, number: u32, asked: bool) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: if asked { libc::EPOLLIN as u32 } else { 0 }, u64: u64::from(number) };
+    // SAFETY: both descriptors are open, and `event` outlives the call.
+    check(unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_MOD, socket.as_fd().as_raw_fd(), &raw mut event) })
+}
+
 /// The numbers of those that have something to read, at most `N`, and at once.
 ///
 /// # Errors

@@ -24,6 +24,7 @@ use crate::budget::{BATCHES, PEERS, SINGLES};
 use crate::clock::Instant;
 use crate::shell::buffers::{Incoming, Outgoing, Run};
 use crate::shell::syscall::{self, PARCELS, Parcel};
+use crate::shell::time;
 
 /// What the kernel may queue for us in each direction and lane, in bytes; as much of it as the machine grants (`udp_mem` bounds all together).
 const QUEUE: usize = 2 * 1024 * 1024;
@@ -32,6 +33,8 @@ const LANES: usize = 4 * QUEUE;
 const LANE_MIN: usize = 256 * 1024;
 /// Datagrams that miss their lane within [`TIDY`] before the kernel may join those in the open too.
 const MISSES: u32 = 4096;
+/// How long what strangers send gathers once all that was read of it was refused: so many at once cost little more than one.
+const REST: Duration = Duration::from_millis(2);
 /// How often things are tidied up, and how long a lane stays without a datagram.
 const TIDY: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(180);
@@ -58,6 +61,8 @@ pub struct Udp {
     barred: u64,
     /// Datagrams of peers that came in the open although they have a lane, since things were last tidied up.
     missed: u32,
+    /// Until when nobody listens in the open.
+    rests: Option<Instant>,
     tidied: Instant,
 }
 
@@ -159,6 +164,7 @@ impl Udp {
             laned: true,
             barred: 0,
             missed: 0,
+            rests: None,
             tidied: Instant::default(),
         })
     }
@@ -176,11 +182,30 @@ impl Udp {
     /// # Errors
     /// When the runtime is shutting down.
     pub async fn readable(&self) -> io::Result<()> {
-        self.set.readable().await.map(|mut guard| guard.retain_ready())
+        let rested = async {
+            match self.rests {
+                Some(until) => tokio::time::sleep(until.since(time::mono())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ready = self.set.readable() => ready.map(|mut guard| guard.retain_ready()),
+            () = rested => Ok(()),
+        }
+    }
+
+    /// Nobody listens in the open for a moment: what comes there gathers, and wakes nobody. For a flood of what is refused anyhow.
+    pub fn rest(&mut self, now: Instant) {
+        if syscall::poll_change(self.set.get_ref(), &self.open, OPEN as u32, false).is_ok() {
+            self.rests = Some(now + REST);
+        }
     }
 
     /// The lanes that have something to read, each once, whoever waits longest first; [`OPEN`] is the socket that is nobody's.
-    pub fn waiting(&self) -> heapless::Vec<u32, { PEERS + 1 }> {
+    pub fn waiting(&mut self, now: Instant) -> heapless::Vec<u32, { PEERS + 1 }> {
+        if self.rests.is_some_and(|until| now >= until) && syscall::poll_change(self.set.get_ref(), &self.open, OPEN as u32, true).is_ok() {
+            self.rests = None;
+        }
         let some = |set: &OwnedFd| syscall::poll_ready(set).and_then(|found| if found.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(found) });
         self.set.try_io(Interest::READABLE, some).unwrap_or_default()
     }

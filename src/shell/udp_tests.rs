@@ -17,13 +17,13 @@ async fn carried(from: &mut Udp, to: &mut Udp, lengths: &[usize]) -> Vec<(Vec<u8
     assert_eq!(from.send(&outgoing), 0);
     while arrived.len() < lengths.len() {
         tokio::time::timeout(Duration::from_secs(5), to.readable()).await.expect("something comes").expect("readable");
-        let (count, _) = to.waiting().first().map_or((0, false), |lane| to.receive(*lane as usize, &mut incoming, Instant::default()));
+        let (count, _) = to.waiting(Instant::default()).first().map_or((0, false), |lane| to.receive(*lane as usize, &mut incoming, Instant::default()));
         for at in 0..count {
             let (from, all) = incoming.batch(at).expect("a batch");
             arrived.extend(all.map(|datagram| (datagram.to_vec(), from)));
         }
     }
-    assert!(to.waiting().is_empty());
+    assert!(to.waiting(Instant::default()).is_empty());
     arrived
 }
 
@@ -75,7 +75,7 @@ async fn waiting(udp: &mut Udp) -> Vec<(usize, usize)> {
     let mut found: Vec<(usize, usize)> = Vec::new();
     // The runtime looks at its sockets while this task waits.
     tokio::time::sleep(Duration::from_millis(20)).await;
-    for lane in udp.waiting() {
+    for lane in udp.waiting(Instant::default()) {
         let (count, _) = udp.receive(lane as usize, &mut incoming, Instant::from_boot(Duration::from_secs(100)));
         found.push((lane as usize, (0..count).filter_map(|at| incoming.batch(at)).map(|(_, all)| all.count()).sum()));
     }
@@ -151,7 +151,7 @@ fn an_answer_comes_from_the_address_that_was_called() {
         for (turn, lane) in [(0, OPEN), (1, 7)] {
             peer.send(b"question").expect("sent");
             tokio::time::timeout(Duration::from_secs(5), hub.readable()).await.expect("something comes").expect("readable");
-            assert_eq!(hub.waiting().first(), Some(&(lane as u32)), "turn {turn}");
+            assert_eq!(hub.waiting(Instant::default()).first(), Some(&(lane as u32)), "turn {turn}");
             hub.receive(lane, &mut incoming, now);
             let to = incoming.called(0);
             if turn == 0 {
@@ -182,5 +182,30 @@ fn an_answer_comes_from_the_address_that_was_called() {
         outgoing.push(from, hub.source(from), 6);
         assert_eq!(hub.send(&outgoing), 1);
         assert_eq!(hub.source(from), None, "the kernel chooses again");
+    });
+}
+
+#[test]
+fn while_it_rests_what_comes_in_the_open_wakes_nobody_and_is_there_afterwards() {
+    in_runtime(async {
+        let mut hub = Udp::bind(0).expect("a port");
+        let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), hub.port().expect("bound"));
+        let stranger = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let began = time::mono();
+        hub.rest(began);
+        for _ in 0..3 {
+            stranger.send_to(b"nonsense", target).expect("sent");
+        }
+        tokio::time::timeout(Duration::from_secs(5), hub.readable()).await.expect("the rest ends").expect("readable");
+        assert!(time::mono() >= began + REST, "nothing woke it");
+        assert!(hub.waiting(began).is_empty());
+        let mut incoming = Incoming::new();
+        let mut turns = 0;
+        while hub.waiting(began + REST).is_empty() {
+            tokio::time::timeout(Duration::from_secs(5), hub.readable()).await.expect("something is there").expect("readable");
+            turns += 1;
+            assert!(turns < 3, "it listens again");
+        }
+        assert_eq!(hub.receive(OPEN, &mut incoming, began + REST).0, 3);
     });
 }
