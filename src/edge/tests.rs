@@ -22,6 +22,8 @@ struct Host {
     now: Now,
     file: String,
     disk_full: bool,
+    /// What is kept beside the socket while the disk is full.
+    floor: WallTime,
     api: BTreeMap<String, Value>,
     watches: BTreeMap<WatchId, (KindId, String)>,
     removed: Vec<String>,
@@ -42,8 +44,9 @@ fn facts() -> Facts {
     }
 }
 
-fn started(file: &str, now: Now) -> Edge {
-    let ledger = Ledger::parse(file.as_bytes()).expect("a state file");
+fn started(file: &str, floor: WallTime, now: Now) -> Edge {
+    let mut ledger = Ledger::parse(file.as_bytes()).expect("a state file");
+    ledger.floor = ledger.floor.max(floor);
     Edge::new(Authority::new(ledger, facts(), now).expect("starts"), 7, now, system())
 }
 
@@ -72,8 +75,18 @@ impl Host {
             tenant: provide.then(|| "u-tenant".to_owned()),
         });
         let file = ledger.snapshot();
-        let edge = started(&file, now);
-        let mut host = Host { edge, now, file, disk_full: false, api: BTreeMap::new(), watches: BTreeMap::new(), removed: Vec::new(), gone: Vec::new() };
+        let edge = started(&file, WallTime(0), now);
+        let mut host = Host {
+            edge,
+            now,
+            file,
+            disk_full: false,
+            floor: WallTime(0),
+            api: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            removed: Vec::new(),
+            gone: Vec::new(),
+        };
         if provide {
             let labels = json!({"sluice.internal/managed": "true", "liqo.io/remote-cluster-id": "hub"});
             host.api.insert(TENANT.into(), json!({"metadata": {"name": "liqo-tenant-hub", "uid": "u-tenant", "labels": labels}}));
@@ -85,10 +98,10 @@ impl Host {
         host
     }
 
-    /// The daemon is killed and started: all that lives on is the state file and the cluster.
+    /// The daemon is killed and started: all that lives on is the state file, the floor and the cluster.
     fn restart(&mut self) {
         self.watches.clear();
-        self.edge = started(&self.file, self.now);
+        self.edge = started(&self.file, self.floor, self.now);
     }
 
     fn call(&mut self, call: Call) -> Reply {
@@ -162,7 +175,10 @@ impl Host {
     fn turn(&mut self) -> bool {
         let Some(output) = self.edge.poll_output(self.now, system, true) else { return false };
         match output {
-            Output::Save(_) if self.disk_full => self.edge.saved(Err("no space left on the device".into()), self.now),
+            Output::Save(_) if self.disk_full => {
+                self.floor = self.edge.authority().ledger().floor;
+                self.edge.saved(Err("no space left on the device".into()), self.now);
+            }
             Output::Save(text) => {
                 self.file = text;
                 self.edge.saved(Ok(()), self.now);
@@ -282,6 +298,20 @@ fn a_leave_that_cannot_be_written_goes_on_when_it_can() {
 }
 
 #[test]
+fn on_a_full_disk_too_each_start_is_above_every_stamp_of_the_life_before() {
+    let mut host = Host::peered(true, true);
+    host.run(5);
+    host.disk_full = true;
+    for life in 0..4 {
+        host.run(3600 / (life + 1));
+        let highest = host.edge.gateway().highest_stamp(host.now);
+        host.restart();
+        let floor = host.edge.authority().stamp_floor();
+        assert!(floor >= highest, "life {life}: {floor} after {highest}");
+    }
+}
+
+#[test]
 fn a_peer_that_leaves_while_it_is_left_costs_no_clean_up() {
     let mut host = Host::peered(true, false);
     host.run(5);
@@ -310,7 +340,7 @@ fn a_peer_that_is_away_is_looked_for_under_its_name_again_and_where_that_leads_b
     let host = Host::peered(true, false);
     let mut ledger = Ledger::parse(host.file.as_bytes()).expect("a state file");
     ledger.peers[0].endpoints = vec![Endpoint::Name("hub.example.org".try_into().expect("a name"), 51820)];
-    let (mut edge, mut now) = (started(&ledger.snapshot(), host.now), host.now);
+    let (mut edge, mut now) = (started(&ledger.snapshot(), WallTime(0), host.now), host.now);
     let address = |last: u8| SocketAddr::from(([203, 0, 113, last], 51820));
     let mut asked = Vec::new();
     let mut called = Vec::new();

@@ -32,7 +32,7 @@ use super::tls::{self, Times, Witness};
 use super::tun::Tun;
 use super::upkeep::Upkeep;
 use super::verbs::{Later, Verbs};
-use super::{setup, time};
+use super::{floor, setup, time};
 use crate::budget;
 use crate::cli::protocol::{Done, Line as Reported, Refused};
 use crate::clock::{Instant, Now};
@@ -429,6 +429,9 @@ impl Driver {
                 let written = self.store.save(&text).map_err(|e| chain(&e).to_string());
                 if let Err(why) = &written {
                     log!(Warn, "store", "{why}");
+                    if let Err(why) = floor::keep(Path::new(&self.config.socket), self.edge.authority().ledger().floor) {
+                        log!(Warn, "store", "nor can the floor of the stamps be kept beside the socket: {why}");
+                    }
                 }
                 self.known.unsaved = written.clone().err();
                 self.edge.saved(written, now);

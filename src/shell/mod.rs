@@ -15,6 +15,7 @@ pub mod dial;
 pub mod driver;
 pub mod entropy;
 mod expression;
+mod floor;
 pub mod http;
 #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "it looks at the host's files and ports")]
 pub mod inspect;

@@ -18,7 +18,7 @@ use super::tls::{Times, Witness};
 use super::tun::Tun;
 use super::udp::Udp;
 use super::upkeep::{Upkeep, UpkeepError, Wanted};
-use super::{entropy, link, local, nft, scrape, time};
+use super::{entropy, floor, link, local, nft, scrape, time};
 use crate::budget::{CONTROL_CONNECTIONS, SCRAPES};
 use crate::cli::tunnel_config;
 use crate::config::{Config, Level};
@@ -64,7 +64,8 @@ pub fn tunnel(path: &str, interface: &str) -> Result<(), String> {
 
 async fn serve(config: Config) -> Result<(), String> {
     let store = Store::open(Path::new(&config.state)).map_err(|e| chain(&e).to_string())?;
-    let ledger = ledger(&store, &config)?;
+    let mut ledger = ledger(&store, &config)?;
+    ledger.floor = ledger.floor.max(floor::kept(Path::new(&config.socket)));
     let udp = Udp::bind(config.port).map_err(|e| chain(&e).to_string())?;
     let tun = Tun::open(&config.interface).map_err(|e| chain(&e).to_string())?;
     if !link::forwards().unwrap_or(true) {

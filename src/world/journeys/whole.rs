@@ -17,7 +17,7 @@ use self::exchanges::{Exchange, Outcome};
 use super::offload::pod;
 use super::script::{Script, Scripted, seeds, walk_seeds};
 use super::tunnel::system;
-use crate::clock::Instant;
+use crate::clock::{Instant, WallTime};
 use crate::edge::{Account, Authority, Edge, Facts, KindId, Ledger, Owner, Resources, WatchId, clamp};
 use crate::identity::{ClusterId, PeerId, PublicKey};
 use crate::kube::call::{Call, Cluster};
@@ -43,6 +43,8 @@ struct Machine {
     file: String,
     /// Of 1000 writes of it, those that fail.
     disk_fails: u16,
+    /// The floor of the stamps that is kept elsewhere when the file cannot be written.
+    floor: WallTime,
     life: u32,
     targets: BTreeMap<PeerId, Target>,
     feeds: BTreeMap<WatchId, Feed>,
@@ -107,8 +109,9 @@ fn facts(which: usize) -> Facts {
     }
 }
 
-fn start(file: &str, facts: &Facts, seed: u64, clock: &Clock) -> Edge {
-    let ledger = Ledger::parse(file.as_bytes()).expect("what was saved can be read");
+fn start(file: &str, floor: WallTime, facts: &Facts, seed: u64, clock: &Clock) -> Edge {
+    let mut ledger = Ledger::parse(file.as_bytes()).expect("what was saved can be read");
+    ledger.floor = ledger.floor.max(floor);
     let authority = Authority::new(ledger, facts.clone(), clock.now()).expect("it starts");
     let mut edge = Edge::new(authority, seed, clock.now(), system());
     edge.gateway().set_local(&facts.pods, &[]).expect("there is room");
@@ -141,8 +144,8 @@ impl Journey {
             sites.push(Site::new(NAMES[which], &mut chance));
             let file = Ledger::new(id(which), clamp(chance.bytes())).snapshot();
             let facts = facts(which);
-            let edge = start(&file, &facts, chance.bits(), &clock);
-            machines.push(Machine { host, facts, edge, file, disk_fails: 0, life: 0, targets: BTreeMap::new(), feeds: BTreeMap::new() });
+            let edge = start(&file, WallTime(0), &facts, chance.bits(), &clock);
+            machines.push(Machine { host, facts, edge, file, disk_fails: 0, floor: WallTime(0), life: 0, targets: BTreeMap::new(), feeds: BTreeMap::new() });
         }
         sites[HUB].api.make("/api/v1/namespaces/default/pods", pod("bystander", "i"));
         let mut journey = Journey {

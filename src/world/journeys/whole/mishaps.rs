@@ -111,7 +111,7 @@ impl Journey {
         }
         machine.targets.clear();
         machine.life += 1;
-        machine.edge = start(&machine.file, &machine.facts, seed, &self.clock);
+        machine.edge = start(&machine.file, machine.floor, &machine.facts, seed, &self.clock);
         self.drain(which);
     }
 

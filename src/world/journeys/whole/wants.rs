@@ -30,7 +30,11 @@ impl Journey {
                 if !fails {
                     self.machines[which].file = text;
                 }
-                self.machines[which].edge.saved(if fails { Err("no space left on the device".into()) } else { Ok(()) }, now);
+                let machine = &mut self.machines[which];
+                if fails {
+                    machine.floor = machine.edge.authority().ledger().floor;
+                }
+                machine.edge.saved(if fails { Err("no space left on the device".into()) } else { Ok(()) }, now);
                 self.note_takers(which);
             }
             Output::Answer { request, status, body } => {
