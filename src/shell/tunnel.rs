@@ -1,6 +1,7 @@
 //! `sluice tunnel`: the gateway alone, from a wg-quick style file, between this host and its peers. No cluster, no auth, no remapping.
 //!
-//! AllowedIPs are routed into the device and are the only sources a peer may use. Ends on SIGINT or SIGTERM, and takes its device along.
+//! AllowedIPs are routed into the device and are the only sources a peer may use. A peer's host name is looked up at the start, and again while it
+//! does not answer. Ends on SIGINT or SIGTERM, and takes its device along.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use super::tun::Tun;
 use super::udp::{Sends, Udp};
 use super::upkeep::{Upkeep, Wanted};
 use super::{link, local, time, uapi};
+use crate::budget::{ENDPOINTS, PEERS};
 use crate::cli::tunnel_config::{Endpoint, Offload, PeerConfig, TunnelConfig};
 use crate::clock::Now;
 use crate::edge::{Addresses, Checksum, Gateway, Joins, PathMtu, PeerSpec, TunnelEvent, Verdict};
@@ -22,6 +24,8 @@ use crate::identity::{End, PeerId, Prefix};
 
 /// How often a look is taken at the device's routes, and at timers that are not due earlier.
 const TICK: Duration = Duration::from_secs(1);
+/// After this long a peer that does not answer is looked for anew under its host name.
+const RESOLVE: Duration = Duration::from_secs(20);
 /// The device's MTU where the file names none, as long as the path's is not found: 1,500 less 80 for IPv6, UDP and WireGuard.
 const MTU: u16 = 1420;
 
@@ -52,6 +56,9 @@ impl Core for Gateway {
     }
 }
 
+/// Where a peer may be.
+type Endpoints = heapless::Vec<SocketAddr, ENDPOINTS>;
+
 /// The socket that `wg show` asks; gone with the tunnel, however it ends.
 struct Shown(PathBuf);
 
@@ -77,10 +84,17 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
     let everything = Prefix::new(Ipv4Addr::UNSPECIFIED, 0).into_iter().collect::<Vec<_>>();
     gateway.set_local(&everything, &[]).map_err(|_| "the gateway takes no prefix".to_owned())?;
     let mut called = Vec::new();
+    // A lookup a peer at most is under way.
+    let (looked_up, mut found) = mpsc::channel(PEERS);
+    let mut resolving = [None; PEERS];
     for (row, peer) in config.peers.iter().enumerate() {
-        let spec = spec(PeerId(row as u8), peer, config.mtu).await?;
+        let id = PeerId(row as u8);
+        let spec = spec(id, peer, config.mtu)?;
         called.push(spec.endpoints.first().copied());
         gateway.add_peer(spec, now, system).map_err(|e| format!("peer {}: {e}", row + 1))?;
+        if look_up(id, peer, &looked_up) {
+            resolving[row] = Some(now.mono);
+        }
     }
     let mut upkeep = Upkeep::start(wanted(config, interface, &gateway)).map_err(|e| chain(&e).to_string())?;
     log!(Info, "tunnel", "{interface} is up, UDP port {}, {} peers", pump.port(), config.peers.len());
@@ -116,6 +130,16 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
         if now.mono >= tick {
             tick = now.mono + TICK;
             pump.tidy(now);
+            for (row, peer) in config.peers.iter().enumerate() {
+                let id = PeerId(row as u8);
+                // Its name may lead elsewhere by now, or could not be resolved when we began.
+                if resolving[row].is_some_and(|since| now.mono.since(since) >= RESOLVE)
+                    && gateway.status(id, now).is_some_and(|status| status.calling || called[row].is_none())
+                    && look_up(id, peer, &looked_up)
+                {
+                    resolving[row] = Some(now.mono);
+                }
+            }
             if upkeep.tick().tun_gone {
                 return Err(format!("the device {interface} was deleted"));
             }
@@ -124,6 +148,10 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
         tokio::select! {
             _ = pump.ready() => {}
             () = tokio::time::sleep(until) => {}
+            Some((id, endpoints)) = found.recv() => {
+                called[usize::from(id.0)] = endpoints.first().copied();
+                gateway.set_endpoints(id, &endpoints, time::now());
+            }
             Some(line) = asked.recv() => {
                 let (now, wall) = (time::now(), Duration::from_secs(time::wall().0.max(0).unsigned_abs()));
                 let seen: Vec<uapi::Seen> = called.iter().enumerate().map(|(row, called)| (*called, gateway.status(PeerId(row as u8), now))).collect();
@@ -153,20 +181,27 @@ fn wanted(config: &TunnelConfig, interface: &str, gateway: &Gateway) -> Wanted {
     Wanted { link: link::Desired { name: interface.to_owned(), mtu, primary, local, routes }, rules: None }
 }
 
-async fn spec(id: PeerId, peer: &PeerConfig, mtu: Option<u16>) -> Result<PeerSpec, String> {
-    let mut endpoints = heapless::Vec::new();
-    match &peer.endpoint {
-        None => {}
-        Some(Endpoint::Address(address)) => drop(endpoints.push(*address)),
-        Some(Endpoint::Name(name, port)) => {
-            let found = tokio::net::lookup_host((name.as_str(), *port)).await.map_err(|e| format!("the endpoint {name} cannot be resolved: {e}"))?;
-            for address in found {
-                // Full: the first ones stay.
-                if endpoints.push(address).is_err() {
-                    break;
-                }
-            }
+/// Looks up where a peer is if it has a host name; says whether it has. What is found comes through `found`, and is at least one address.
+fn look_up(id: PeerId, peer: &PeerConfig, found: &mpsc::Sender<(PeerId, Endpoints)>) -> bool {
+    let Some(Endpoint::Name(name, port)) = &peer.endpoint else { return false };
+    // A lookup may take longer than the next one is due.
+    let (name, port, found) = (name.clone(), *port, found.clone());
+    drop(tokio::spawn(async move {
+        match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((name.as_str(), port))).await {
+            // As many as there is room for: the first ones.
+            Ok(Ok(addresses)) => drop(found.send((id, addresses.take(ENDPOINTS).collect())).await),
+            Ok(Err(why)) => log!(Warn, "tunnel", "the endpoint {name} cannot be resolved: {why}; it is tried again"),
+            Err(_) => log!(Warn, "tunnel", "the endpoint {name} cannot be resolved: no answer in {} s; it is tried again", RESOLVE.as_secs()),
         }
+    }));
+    true
+}
+
+fn spec(id: PeerId, peer: &PeerConfig, mtu: Option<u16>) -> Result<PeerSpec, String> {
+    let mut endpoints = heapless::Vec::new();
+    if let Some(Endpoint::Address(address)) = peer.endpoint {
+        // There is room for several.
+        let _ = endpoints.push(address);
     }
     let mut remote = heapless::Vec::new();
     for &prefix in &peer.allowed {

@@ -86,6 +86,7 @@ mod tests {
             handshake: Some(Duration::from_millis(2_500)),
             round_trip: None,
             received: None,
+            calling: false,
             mtu: 1420,
             bytes_in: 7,
             bytes_out: 8,

@@ -70,6 +70,8 @@ pub struct PeerStatus {
     pub round_trip: Option<Duration>,
     /// Since when nothing authentic came; `None` if nothing ever did.
     pub received: Option<Duration>,
+    /// Handshakes that we began have stayed unanswered, and we go on calling.
+    pub calling: bool,
     /// The largest packet in bytes that goes to it in one piece, as far as known.
     pub mtu: u16,
     /// Bytes of packets received.
@@ -332,6 +334,7 @@ impl Peer {
             handshake: self.age(now),
             round_trip: self.session.round_trip().map(|ms| Duration::from_millis(ms.into())),
             received: self.received.map(|at| now.since(at)),
+            calling: self.attempts > 1,
             mtu: self.path.mtu(),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
