@@ -13,10 +13,17 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::client::{Resumption, WebPkiServerVerifier};
+use tokio_rustls::rustls::crypto::ring::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
+use tokio_rustls::rustls::crypto::ring::kx_group::{SECP256R1, SECP384R1};
+use tokio_rustls::rustls::crypto::ring::sign::{RsaSigningKey, any_ecdsa_type};
+use tokio_rustls::rustls::crypto::{CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{self, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio_rustls::rustls::sign::SigningKey;
+use tokio_rustls::rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use webpki::ring as webpki;
 
+use super::entropy;
 use crate::clock::WallTime;
 use crate::identity::PeerId;
 
@@ -96,6 +103,71 @@ pub struct Client {
     name: ServerName<'static>,
 }
 
+/// What connections are made with: TLS 1.3; keys agreed on over P-256 or P-384, which every API server speaks; certificates signed with any key that
+/// Kubernetes takes; a client's own key is RSA or ECDSA. Named one by one, as whatever else ring can do would be in the binary too.
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256],
+        kx_groups: vec![SECP256R1, SECP384R1],
+        signature_verification_algorithms: SIGNATURES,
+        secure_random: &Kernel,
+        key_provider: &ClientKeys,
+    }
+}
+
+/// The algorithms of certificates, and which of them a handshake's signature may use.
+const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+    all: &[
+        webpki::ECDSA_P256_SHA256,
+        webpki::ECDSA_P256_SHA384,
+        webpki::ECDSA_P384_SHA256,
+        webpki::ECDSA_P384_SHA384,
+        webpki::ED25519,
+        webpki::RSA_PKCS1_2048_8192_SHA256,
+        webpki::RSA_PKCS1_2048_8192_SHA384,
+        webpki::RSA_PKCS1_2048_8192_SHA512,
+        webpki::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
+        webpki::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
+        webpki::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
+    ],
+    mapping: &[
+        (SignatureScheme::ECDSA_NISTP256_SHA256, &[webpki::ECDSA_P256_SHA256]),
+        (SignatureScheme::ECDSA_NISTP384_SHA384, &[webpki::ECDSA_P384_SHA384]),
+        (SignatureScheme::ED25519, &[webpki::ED25519]),
+        (SignatureScheme::RSA_PSS_SHA256, &[webpki::RSA_PSS_2048_8192_SHA256_LEGACY_KEY]),
+        (SignatureScheme::RSA_PSS_SHA384, &[webpki::RSA_PSS_2048_8192_SHA384_LEGACY_KEY]),
+        (SignatureScheme::RSA_PSS_SHA512, &[webpki::RSA_PSS_2048_8192_SHA512_LEGACY_KEY]),
+        // Of certificates only (RFC 8446, section 4.2.3), but named to the server all the same.
+        (SignatureScheme::RSA_PKCS1_SHA256, &[webpki::RSA_PKCS1_2048_8192_SHA256]),
+        (SignatureScheme::RSA_PKCS1_SHA384, &[webpki::RSA_PKCS1_2048_8192_SHA384]),
+        (SignatureScheme::RSA_PKCS1_SHA512, &[webpki::RSA_PKCS1_2048_8192_SHA512]),
+    ],
+};
+
+/// Random bytes.
+#[derive(Debug)]
+struct Kernel;
+
+impl SecureRandom for Kernel {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), GetRandomFailed> {
+        entropy::fill(bytes);
+        Ok(())
+    }
+}
+
+/// Reads private keys of clients.
+#[derive(Debug)]
+struct ClientKeys;
+
+impl KeyProvider for ClientKeys {
+    fn load_private_key(&self, key: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
+        if let Ok(rsa) = RsaSigningKey::new(&key) {
+            return Ok(Arc::new(rsa));
+        }
+        any_ecdsa_type(&key).map_err(|_| Error::General("it is neither an RSA key nor an ECDSA key on P-256 or P-384".into()))
+    }
+}
+
 impl Client {
     /// `ca` is a PEM bundle, `name` the DNS name or IP address in the server's certificate.
     pub fn new(ca: &[u8], name: &str, identity: Option<&Identity>, times: &Times) -> Result<Client, String> {
@@ -104,7 +176,7 @@ impl Client {
         for certificate in certificates(ca, "the CA bundle")? {
             roots.add(certificate).map_err(|e| format!("a certificate of the CA bundle cannot be used: {e}"))?;
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(provider());
         let inner =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(|e| format!("the CA bundle cannot be used: {e}"))?;
         let verifier = Arc::new(Verifier { inner, times: times.clone() });
@@ -193,7 +265,7 @@ fn is_about_dates(e: &CertificateError) -> bool {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
-    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::{TlsAcceptor, rustls};
 
     /// Valid 2025-01-01 to 2035-01-01 for `kubernetes` and 127.0.0.1; signed by [`CA`].
     pub(crate) const SERVER: &[u8] = include_bytes!("testing/server.pem");
@@ -205,12 +277,17 @@ pub(crate) mod testing {
     pub(crate) const OTHER_CA: &[u8] = include_bytes!("testing/other-ca.pem");
 
     pub(crate) fn acceptor() -> TlsAcceptor {
+        acceptor_with(SERVER, KEY)
+    }
+
+    /// A server with this certificate and key, and with all that ring can do.
+    pub(crate) fn acceptor_with(certificate: &[u8], key: &[u8]) -> TlsAcceptor {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_no_client_auth()
-            .with_single_cert(certificates(SERVER, "the test certificate").expect("certificates"), PrivateKeyDer::from_pem_slice(KEY).expect("a key"))
+            .with_single_cert(certificates(certificate, "the test certificate").expect("certificates"), PrivateKeyDer::from_pem_slice(key).expect("a key"))
             .expect("a server");
         TlsAcceptor::from(Arc::new(config))
     }
@@ -243,6 +320,30 @@ mod tests {
         let times = Times::new(in_2026);
         assert_eq!(handshake(CA, "kubernetes", &times).await, Ok(()));
         assert_eq!(handshake(CA, "127.0.0.1", &times).await, Ok(()));
+    }
+
+    /// 2030-01-01.
+    fn in_2030() -> WallTime {
+        WallTime(1_893_456_000)
+    }
+
+    #[tokio::test]
+    async fn servers_of_every_kind_of_key_are_understood_and_of_clients_those_of_rsa_and_ecdsa() {
+        // Each is a certificate for `kubernetes` from 2026 on, signed with its own key, and that key.
+        let kinds: [(&[u8], bool); 3] =
+            [(include_bytes!("testing/rsa.pem"), true), (include_bytes!("testing/p384.pem"), true), (include_bytes!("testing/ed25519.pem"), false)];
+        let times = Times::new(in_2030);
+        for (at, (pem, of_clients)) in kinds.into_iter().enumerate() {
+            let client = Client::new(pem, "kubernetes", None, &times).expect("a client");
+            let (near, far) = tokio::io::duplex(4096);
+            let (server, client) = tokio::join!(acceptor_with(pem, pem).accept(far), client.connect(near));
+            assert!(server.is_ok() && client.is_ok(), "kind {at}: {:?} {:?}", server.err(), client.err());
+            let identity = Identity { certificate: pem.to_vec(), key: pem.to_vec() };
+            match Client::new(CA, "a", Some(&identity), &times) {
+                Ok(_) => assert!(of_clients),
+                Err(why) => assert!(!of_clients && why.contains("neither an RSA key nor an ECDSA key"), "kind {at}: {why}"),
+            }
+        }
     }
 
     #[tokio::test]
