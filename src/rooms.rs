@@ -79,6 +79,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde_yaml_ng", &["shell/", "offload/twin.rs"]),
     ("tokio", &["shell/", "cli/admin.rs"]),
     ("tokio_rustls", &["shell/tls.rs"]),
+    ("webpki", &["shell/tls.rs"]),
     ("ureq_proto", &["shell/"]),
     ("x25519_dalek", &["auth/", "tunnel/session.rs"]),
 ];
