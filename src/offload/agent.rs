@@ -322,7 +322,7 @@ impl Agent {
                 let whole = !feed.unread;
                 self.feeds.reached(id, version);
                 self.told_up_to(&purpose, at);
-                self.synced(&purpose, round, whole.then_some(&names));
+                self.synced(&purpose, round, at, whole.then_some(&names));
             }
             Told::Bookmark(version) => {
                 self.told_up_to(&purpose, version.parse().unwrap_or(0));

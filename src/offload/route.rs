@@ -240,13 +240,13 @@ impl Agent {
         }
     }
 
-    /// All initial objects of a watch have been told: what was not among them is gone. Without `names` the list was flawed: nothing is gone, and facts that
+    /// All initial objects of a watch have been told, as they were at version `at`: what was not among them is gone. Without `names` the list was flawed: nothing is gone, and facts that
     /// were not known yet stay so until a list is whole.
-    pub(super) fn synced(&mut self, purpose: &Purpose, round: u32, names: Option<&BTreeSet<Box<str>>>) {
+    pub(super) fn synced(&mut self, purpose: &Purpose, round: u32, at: u64, names: Option<&BTreeSet<Box<str>>>) {
         let now = self.now.mono;
         let Some(names) = names else {
             if !by_name(purpose.kind) {
-                self.sweep(purpose, round, false);
+                self.sweep(purpose, round, at, false);
             }
             return;
         };
@@ -311,12 +311,12 @@ impl Agent {
                 }
                 self.loops.table.touch_where(now, true, |k| k.peer == purpose.peer);
             }
-            _ => self.sweep(purpose, round, true),
+            _ => self.sweep(purpose, round, at, true),
         }
     }
 
     /// Mark and sweep of one side of the rows a watch tells about.
-    fn sweep(&mut self, purpose: &Purpose, round: u32, whole: bool) {
+    fn sweep(&mut self, purpose: &Purpose, round: u32, at: u64, whole: bool) {
         let now = self.now.mono;
         // Before a ShadowPod or its Pod goes, the API server is asked: a list that left something out does no harm there.
         let whole = whole || matches!((purpose.kind, purpose.on), (KindId::HomePod, _) | (KindId::ShadowPod, Cluster::Home));
@@ -324,7 +324,7 @@ impl Agent {
         let of = |key: &Key| key.sort == purpose.sort && key.peer == purpose.peer && (purpose.namespace.is_empty() || key.namespace == purpose.namespace);
         for slot in self.loops.table.slots(of) {
             if whole {
-                self.sweep_row(purpose, round, slot);
+                self.sweep_row(purpose, round, at, slot);
             }
             self.loops.table.touch(slot, now);
         }
@@ -358,7 +358,7 @@ impl Agent {
         }
     }
 
-    fn sweep_row(&mut self, purpose: &Purpose, round: u32, slot: Slot) {
+    fn sweep_row(&mut self, purpose: &Purpose, round: u32, at: u64, slot: Slot) {
         let Some(row) = self.loops.table.row(slot) else { return };
         let stale = |side: Side| row.marks[side as usize] != round;
         let (source, mirror, between) = (stale(Side::Source), stale(Side::Mirror), stale(Side::Between));
@@ -375,8 +375,17 @@ impl Agent {
                 pod.between = Between::Unknown;
             }
             (View::Shadow(shadow), KindId::ShadowPod) if source => (shadow.shadow, shadow.gone) = (None, false),
-            (View::Shadow(shadow), KindId::MadePod) if mirror => shadow.made = None,
-            (View::Copy(copy), KindId::Copy) if mirror && matches!(copy.mirror, Mirror::Ours(_)) && !row.busy => copy.mirror = Mirror::Unknown,
+            // A reply that is still under way may tell of one that was taken away before the list.
+            (View::Shadow(shadow), KindId::MadePod) if mirror => {
+                shadow.made = None;
+                shadow.told_at.note(at);
+            }
+            (View::Copy(copy), KindId::Copy) if mirror => {
+                copy.told_at.note(at);
+                if matches!(copy.mirror, Mirror::Ours(_)) && !row.busy {
+                    copy.mirror = Mirror::Unknown;
+                }
+            }
             (View::Copy(copy), KindId::Service | KindId::EndpointSlice | KindId::ConfigMap | KindId::Secret | KindId::ShadowSlice) if source => {
                 copy.source = Source::Gone;
                 if purpose.kind == KindId::EndpointSlice {

@@ -11,7 +11,7 @@ use super::buffers::{Incoming, Outgoing};
 use super::tun::Tun;
 use super::udp::{OPEN, Udp};
 use crate::clock::Now;
-use crate::edge::{Checksum, Coalescer, OFFLOAD, Reason, Segments, Verdict};
+use crate::edge::{Checksum, Coalescer, OFFLOAD, Segments, Verdict};
 
 /// Datagrams or packets after which a part of a turn ends.
 const LIMIT: usize = 64;
@@ -179,13 +179,14 @@ impl Pump {
                                     self.outgoing.push(to, source, len);
                                 }
                             }
-                            Verdict::Dropped(why) => refused += usize::from(why == Reason::UnderLoad),
+                            Verdict::Dropped(_) => refused += 1,
                             Verdict::Parked | Verdict::Handled | Verdict::Unknown(_) => {}
                         }
                     }
                 }
             }
-            if lane == OPEN && refused > 0 && refused == here {
+            // As long as there is more nothing rests: who has no lane is not to be lost in a full queue.
+            if lane == OPEN && !more && refused > 0 && refused == here {
                 self.udp.rest(now.mono);
             }
         }

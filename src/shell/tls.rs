@@ -103,8 +103,8 @@ pub struct Client {
     name: ServerName<'static>,
 }
 
-/// What connections are made with: TLS 1.3; keys agreed on over P-256 or P-384, which every API server speaks; certificates signed with any key that
-/// Kubernetes takes; a client's own key is RSA or ECDSA. Named one by one, as whatever else ring can do would be in the binary too.
+/// What connections are made with: TLS 1.3; keys agreed on over P-256 or P-384, which every API server speaks; certificates signed with RSA,
+/// ECDSA or Ed25519; a client's own key is RSA or ECDSA. Named one by one, as whatever else ring can do would be in the binary too.
 fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256],
@@ -126,6 +126,9 @@ const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
         webpki::RSA_PKCS1_2048_8192_SHA256,
         webpki::RSA_PKCS1_2048_8192_SHA384,
         webpki::RSA_PKCS1_2048_8192_SHA512,
+        webpki::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
+        webpki::RSA_PKCS1_2048_8192_SHA384_ABSENT_PARAMS,
+        webpki::RSA_PKCS1_2048_8192_SHA512_ABSENT_PARAMS,
         webpki::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
         webpki::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
         webpki::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
@@ -161,8 +164,11 @@ struct ClientKeys;
 
 impl KeyProvider for ClientKeys {
     fn load_private_key(&self, key: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
-        if let Ok(rsa) = RsaSigningKey::new(&key) {
-            return Ok(Arc::new(rsa));
+        match RsaSigningKey::new(&key) {
+            Ok(rsa) => return Ok(Arc::new(rsa)),
+            // It is RSA by its name, and too short, too long or damaged.
+            Err(why) if matches!(key, PrivateKeyDer::Pkcs1(_)) => return Err(why),
+            Err(_) => {}
         }
         any_ecdsa_type(&key).map_err(|_| Error::General("it is neither an RSA key nor an ECDSA key on P-256 or P-384".into()))
     }

@@ -35,7 +35,10 @@ const MTU: u16 = 1420;
 /// What is in the way, in words for the person who started it.
 pub fn run(config: &TunnelConfig, interface: &str) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("the runtime cannot start: {e}"))?;
-    runtime.block_on(serve(config, interface))
+    let ended = runtime.block_on(serve(config, interface));
+    // A lookup of a name may take longer than anybody wants to wait for.
+    runtime.shutdown_background();
+    ended
 }
 
 impl Core for Gateway {
@@ -84,17 +87,15 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
     let everything = Prefix::new(Ipv4Addr::UNSPECIFIED, 0).into_iter().collect::<Vec<_>>();
     gateway.set_local(&everything, &[]).map_err(|_| "the gateway takes no prefix".to_owned())?;
     let mut called = Vec::new();
-    // A lookup a peer at most is under way.
+    // A lookup a peer at most is under way: until it has ended there is no time of the last one.
     let (looked_up, mut found) = mpsc::channel(PEERS);
-    let mut resolving = [None; PEERS];
+    let mut resolved = [None; PEERS];
     for (row, peer) in config.peers.iter().enumerate() {
         let id = PeerId(row as u8);
         let spec = spec(id, peer, config.mtu)?;
         called.push(spec.endpoints.first().copied());
         gateway.add_peer(spec, now, system).map_err(|e| format!("peer {}: {e}", row + 1))?;
-        if look_up(id, peer, &looked_up) {
-            resolving[row] = Some(now.mono);
-        }
+        look_up(id, peer, &looked_up);
     }
     let mut upkeep = Upkeep::start(wanted(config, interface, &gateway)).map_err(|e| chain(&e).to_string())?;
     log!(Info, "tunnel", "{interface} is up, UDP port {}, {} peers", pump.port(), config.peers.len());
@@ -133,11 +134,11 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
             for (row, peer) in config.peers.iter().enumerate() {
                 let id = PeerId(row as u8);
                 // Its name may lead elsewhere by now, or could not be resolved when we began.
-                if resolving[row].is_some_and(|since| now.mono.since(since) >= RESOLVE)
-                    && gateway.status(id, now).is_some_and(|status| status.calling || called[row].is_none())
-                    && look_up(id, peer, &looked_up)
+                if resolved[row].is_some_and(|since| now.mono.since(since) >= RESOLVE)
+                    && gateway.status(id, now).is_some_and(|status| status.calling || called[row].is_none() && status.handshake.is_none())
                 {
-                    resolving[row] = Some(now.mono);
+                    resolved[row] = None;
+                    look_up(id, peer, &looked_up);
                 }
             }
             if upkeep.tick().tun_gone {
@@ -149,8 +150,12 @@ async fn serve(config: &TunnelConfig, interface: &str) -> Result<(), String> {
             _ = pump.ready() => {}
             () = tokio::time::sleep(until) => {}
             Some((id, endpoints)) = found.recv() => {
-                called[usize::from(id.0)] = endpoints.first().copied();
-                gateway.set_endpoints(id, &endpoints, time::now());
+                let now = time::now();
+                resolved[usize::from(id.0)] = Some(now.mono);
+                if !endpoints.is_empty() {
+                    called[usize::from(id.0)] = endpoints.first().copied();
+                    gateway.set_endpoints(id, &endpoints, now);
+                }
             }
             Some(line) = asked.recv() => {
                 let (now, wall) = (time::now(), Duration::from_secs(time::wall().0.max(0).unsigned_abs()));
@@ -181,20 +186,22 @@ fn wanted(config: &TunnelConfig, interface: &str, gateway: &Gateway) -> Wanted {
     Wanted { link: link::Desired { name: interface.to_owned(), mtu, primary, local, routes }, rules: None }
 }
 
-/// Looks up where a peer is if it has a host name; says whether it has. What is found comes through `found`, and is at least one address.
-fn look_up(id: PeerId, peer: &PeerConfig, found: &mpsc::Sender<(PeerId, Endpoints)>) -> bool {
-    let Some(Endpoint::Name(name, port)) = &peer.endpoint else { return false };
-    // A lookup may take longer than the next one is due.
+/// Looks up where a peer is if it has a host name. What is found comes through `found`; nothing if the lookup failed.
+fn look_up(id: PeerId, peer: &PeerConfig, found: &mpsc::Sender<(PeerId, Endpoints)>) {
+    let Some(Endpoint::Name(name, port)) = &peer.endpoint else { return };
     let (name, port, found) = (name.clone(), *port, found.clone());
     drop(tokio::spawn(async move {
-        match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((name.as_str(), port))).await {
-            // As many as there is room for: the first ones.
-            Ok(Ok(addresses)) => drop(found.send((id, addresses.take(ENDPOINTS).collect())).await),
-            Ok(Err(why)) => log!(Warn, "tunnel", "the endpoint {name} cannot be resolved: {why}; it is tried again"),
-            Err(_) => log!(Warn, "tunnel", "the endpoint {name} cannot be resolved: no answer in {} s; it is tried again", RESOLVE.as_secs()),
+        let mut endpoints = Endpoints::new();
+        match tokio::net::lookup_host((name.as_str(), port)).await {
+            // As many as there is room for: the first ones. In one order, as the same ones in another are no news.
+            Ok(addresses) => {
+                endpoints = addresses.take(ENDPOINTS).collect();
+                endpoints.sort_unstable();
+            }
+            Err(why) => log!(Warn, "tunnel", "the endpoint {name} cannot be resolved: {why}; it is tried again"),
         }
+        let _ = found.send((id, endpoints)).await;
     }));
-    true
 }
 
 fn spec(id: PeerId, peer: &PeerConfig, mtu: Option<u16>) -> Result<PeerSpec, String> {
