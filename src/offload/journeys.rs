@@ -44,6 +44,9 @@ struct World {
     /// Each is the other's consumer and provider.
     both: bool,
     calls: Vec<(usize, Verb, String)>,
+    /// The answer to the first Create there is under way until it is handed over: whose it is, and what it says.
+    slow: Option<String>,
+    under_way: Option<(usize, u32, Reply)>,
     /// One call in this many goes wrong; 0: none.
     trouble: u64,
     chance: u64,
@@ -223,8 +226,19 @@ fn agent(cluster: &str, now: Now) -> Agent {
 impl World {
     /// `edge` consumes, `hub` provides; both have the same pod prefix.
     fn new(grant: Amount) -> World {
-        let mut world =
-            World { sites: vec![], now: Duration::from_secs(1000), up: true, kubelet: true, both: false, calls: vec![], trouble: 0, chance: 1, off: 0 };
+        let mut world = World {
+            sites: vec![],
+            now: Duration::from_secs(1000),
+            up: true,
+            kubelet: true,
+            both: false,
+            calls: vec![],
+            slow: None,
+            under_way: None,
+            trouble: 0,
+            chance: 1,
+            off: 0,
+        };
         for cluster in ["edge", "hub"] {
             let mut server = Server::default();
             for namespace in ["shop", "other", "liqo-tenant-edge", "liqo-tenant-hub", "sluice"] {
@@ -368,7 +382,12 @@ impl World {
             }
             while let Some((id, call)) = self.sites[site].agent.poll_call() {
                 busy = true;
+                let slow = call.verb == Verb::Create && self.slow.take_if(|path| *path == call.path).is_some();
                 let reply = self.call(site, call);
+                if slow {
+                    self.under_way = Some((site, id, reply));
+                    continue;
+                }
                 self.sites[site].agent.handle_reply(id, reply, now);
             }
             let ids: Vec<WatchId> = self.sites[site].watches.keys().copied().collect();
@@ -587,6 +606,30 @@ fn a_provider_pod_deleted_by_hand_comes_back_and_the_home_pod_keeps_its_uid() {
     assert_eq!(world.at(0, HOME_POD).expect("it")["metadata"]["uid"], home);
     assert_ne!(world.at(1, FAR_POD).expect("it")["metadata"]["uid"], far);
     assert_eq!(world.at(0, HOME_POD).expect("it")["status"]["phase"], "Running");
+}
+
+#[test]
+fn a_pod_taken_away_before_a_list_comes_back_though_the_answer_to_its_making_comes_after_it() {
+    let mut world = World::new(GRANT);
+    world.offload("shop");
+    world.run(5);
+    // The provider's watch on its pods tells nothing more, and the answer takes its time.
+    let watch = *world.sites[1].watches.iter().find(|(_, w)| w.kind == KindId::MadePod).expect("it is watched").0;
+    world.sites[1].watches.remove(&watch);
+    world.slow = Some("/api/v1/namespaces/shop-edge/pods".into());
+    world.pod("shop", "web-1", json!({}));
+    world.run(1);
+    let (site, call, reply) = world.under_way.take().expect("it was made");
+    world.sites[1].server.drop(FAR_POD);
+    let now = world.clock();
+    world.sites[1].agent.handle_told(watch, Told::Expired, now);
+    world.run(1);
+    assert!(world.sites[1].watches.values().any(|w| w.kind == KindId::MadePod), "it is listed anew");
+    let now = world.clock();
+    world.sites[site].agent.handle_reply(call, reply, now);
+    world.run(5);
+    assert!(world.at(1, FAR_POD).is_some());
+    assert_eq!(world.at(0, HOME_POD).expect("home pod")["status"]["phase"], "Running");
 }
 
 #[test]

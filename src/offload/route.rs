@@ -240,8 +240,8 @@ impl Agent {
         }
     }
 
-    /// All initial objects of a watch have been told, as they were at version `at`: what was not among them is gone. Without `names` the list was flawed: nothing is gone, and facts that
-    /// were not known yet stay so until a list is whole.
+    /// All initial objects of a watch have been told, as they were at version `at`: what was not among them is gone. Without `names` the list was
+    /// flawed: nothing is gone, and facts that were not known yet stay so until a list is whole.
     pub(super) fn synced(&mut self, purpose: &Purpose, round: u32, at: u64, names: Option<&BTreeSet<Box<str>>>) {
         let now = self.now.mono;
         let Some(names) = names else {
