@@ -30,8 +30,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 const REKEY: Duration = Duration::from_secs(15);
 /// When an initiator's session is renewed if only keepalives flow; boringtun renews at this age only if data does.
 const RENEW: Duration = Duration::from_secs(120);
-/// When either end renews a session that data or keepalives flow in (the paper's Reject-After-Time less Keepalive-Timeout and Rekey-Timeout). boringtun has it
+/// When either end renews a session that data flows in (the paper's Reject-After-Time less Keepalive-Timeout and Rekey-Timeout). boringtun has it
 /// for what an initiator hears only: where both have called at once and both answers were lost, each takes itself for the one that was called.
+/// Where only keepalives flow, [`RENEW`] does: what we call `initiated` is true of at least one end.
 const OVERDUE: Duration = Duration::from_secs(165);
 /// After how long a session ends (the WireGuard paper's Reject-After-Time).
 const REJECT: Duration = Duration::from_secs(180);
@@ -198,7 +199,7 @@ impl Peer {
         let silent = self.keepalive.is_some_and(|every| now.since(self.sent) >= every);
         let unanswered = self.attempts == 0 && self.unanswered.is_some_and(|since| now.since(since) >= REKEY);
         let age = self.age(now);
-        let old = silent && self.initiated && age >= Some(RENEW) || (now < self.active_until || self.keepalive.is_some()) && age >= Some(OVERDUE);
+        let old = silent && self.initiated && age >= Some(RENEW) || now < self.active_until && age >= Some(OVERDUE);
         if unanswered || old && now >= self.retry {
             self.initiate(now);
         } else if (silent || self.owed.is_some_and(|since| now.since(since) >= ANSWER))
