@@ -18,10 +18,15 @@ use crate::shell::setup::{MARK, Object, objects};
 
 const NODES: Resource = Resource { group: "", version: "v1", plural: "nodes" };
 const LEASES: Resource = Resource { group: "coordination.k8s.io", version: "v1", plural: "leases" };
+/// Where the kinds are.
+const KINDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
 /// How the namespace of a consumer begins; its ID follows.
 const TENANT: &str = "liqo-tenant-";
 /// How long namespaces and kinds may take to go.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How often they are looked at, and after how many looks a kind that is still there is changed.
+const LOOK: Duration = Duration::from_millis(300);
+const REMIND: u32 = 10;
 
 pub(super) fn uninstall(typed: Uninstall) -> Result<(), Failure> {
     let admin = Admin::from_kubeconfig(typed.kubeconfig.as_deref()).map_err(|e| Failure::new("kubeconfig", e, "name another with --kubeconfig PATH"))?;
@@ -146,15 +151,29 @@ fn unlabel(admin: &Admin, namespace: &str) -> Result<bool, Failure> {
 
 fn gone(admin: &Admin, paths: impl Iterator<Item = String>, watch: &Stopwatch) -> Result<(), Failure> {
     for path in paths {
+        let mut looks = 0;
         while !matches!(admin.call(Verb::Get, &path, None), Reply::NotFound) {
             if watch.passed() > PATIENCE {
                 let message = format!("{path} is still there after {} s", PATIENCE.as_secs());
                 return Err(Failure::new("timeout", message, "kubectl describe says what holds it; then run the same command again"));
             }
-            Stopwatch::pause(Duration::from_millis(300));
+            looks += 1;
+            if path.starts_with(KINDS) && looks % REMIND == 0 {
+                remind(admin, &path, looks);
+            }
+            Stopwatch::pause(LOOK);
         }
     }
     Ok(())
+}
+
+/// Changes a kind that does not go. The API server lists the objects of a kind before it lets it go, which fails while it has only begun to
+/// keep them ("storage is (re)initializing": nobody asked for one before), and its second try is lost if it comes before it has seen its own
+/// note of the first; it looks again when the kind changes, or after five minutes (`crd_finalizer.go` of Kubernetes).
+fn remind(admin: &Admin, path: &str, count: u32) {
+    let body = format!(r#"{{"metadata":{{"annotations":{{"sluice.internal/leaving":"{count}"}}}}}}"#);
+    // Whether it helped is seen at the next look.
+    let _ = admin.call(Verb::Merge, path, Some(&body));
 }
 
 /// Whom this cluster is peered with, by what stands in it: the virtual nodes of its providers and the tenants of its consumers.
