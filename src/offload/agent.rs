@@ -340,12 +340,13 @@ impl Agent {
                 }
             }
             Told::Refused(why) => {
-                self.facts.event(Event::Trouble { what: format!("the watch on {:?} {} is refused: {why}", purpose.kind, purpose.namespace) });
+                let place = if purpose.namespace.is_empty() { String::new() } else { format!(" in {}", purpose.namespace) };
+                self.facts.event(Event::Trouble { what: format!("the watch on each {}{place} is refused: {why}", purpose.kind) });
                 self.feeds.ended(id, false, Duration::from_secs(1), now.mono);
             }
             Told::Unreadable(name, why) => {
                 let name = name.unwrap_or_else(|| "without a name".into());
-                self.facts.event(Event::Trouble { what: format!("a {:?} {name} cannot be read: {why}", purpose.kind) });
+                self.facts.event(Event::Trouble { what: format!("{} {name} cannot be read: {why}", purpose.kind) });
                 self.feeds.flaw(id, true, now.mono + UNREAD_RETRY);
                 self.doubt(&purpose);
             }
@@ -455,7 +456,7 @@ impl Agent {
         for key in found {
             match self.loops.table.enter(key) {
                 Ok(slot) => self.loops.table.touch(slot, self.now.mono),
-                Err(_) => self.facts.event(Event::Full { what: "twin namespaces".into() }),
+                Err(_) => self.facts.event(Event::Full { what: "the table of twin namespaces is full".into() }),
             }
         }
     }

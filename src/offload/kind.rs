@@ -12,6 +12,7 @@ use crate::kube::reply::Reply;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 /// An object's UID. The API server makes 36 characters; more is refused.
@@ -69,6 +70,29 @@ pub enum KindId {
     ShadowSlice,
     /// Our copy of any copied kind: metadata only.
     Copy,
+}
+
+/// For messages.
+impl fmt::Display for KindId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KindId::Node => "virtual node",
+            KindId::Namespace => "Namespace",
+            KindId::Offloading => "NamespaceOffloading",
+            KindId::Binding => "RoleBinding",
+            KindId::NamespaceMap => "NamespaceMap",
+            KindId::HomePod => "Pod",
+            KindId::FarPod => "Pod at the provider",
+            KindId::ShadowPod => "ShadowPod",
+            KindId::MadePod => "Pod of a ShadowPod",
+            KindId::Service => "Service",
+            KindId::EndpointSlice => "EndpointSlice",
+            KindId::ConfigMap => "ConfigMap",
+            KindId::Secret => "Secret",
+            KindId::ShadowSlice => "ShadowEndpointSlice",
+            KindId::Copy => "copy",
+        })
+    }
 }
 
 /// One object, reduced to what plans look at.

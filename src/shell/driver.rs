@@ -181,7 +181,9 @@ pub struct Driver {
     requests: u32,
     tick: Instant,
     witnesses: Instant,
+    /// When the daemon's own token is renewed, and whether that is under way.
     token: Option<Instant>,
+    renewing: bool,
     /// The cluster is being got ready; how.
     order: prepare::Order,
     preparing: bool,
@@ -225,6 +227,7 @@ impl Driver {
             tick: now + TICK,
             witnesses: now + WITNESS,
             token: None,
+            renewing: false,
             order,
             preparing: false,
         }
@@ -284,7 +287,9 @@ impl Driver {
         }
         if self.token.is_some_and(|due| now.mono >= due) {
             self.token = Some(now.mono + TOKEN_AGAIN);
-            self.renew_token();
+            if !self.renewing && !self.preparing {
+                self.renew_token();
+            }
         }
         self.verbs.handle_timeout(now, &mut self.edge);
         self.look_on(now);
@@ -352,6 +357,8 @@ impl Driver {
                 }
             }
             Letter::Notice(Notice::Unauthorized(Cluster::Peer(peer))) => self.edge.handle_unauthorized(peer, now),
+            // One renewal answers for every request that was refused meanwhile, its own too.
+            Letter::Notice(Notice::Unauthorized(Cluster::Home)) if self.renewing || self.preparing => {}
             Letter::Notice(Notice::Unauthorized(Cluster::Home)) => self.token = self.token.map(|due| due.min(now.mono)),
             Letter::Prepared(Prepares::Waits(why)) => self.known.waits = Some(why),
             Letter::Prepared(Prepares::Ended(prepared)) => {
@@ -642,7 +649,7 @@ impl Driver {
         }
     }
 
-    fn renew_token(&self) {
+    fn renew_token(&mut self) {
         let mounted = Path::new(kubeconfig::MOUNTED).join("token");
         if !Path::new(&self.config.kubeconfig).exists()
             && let Ok(token) = kubeconfig::token_file(&mounted, &kubeconfig::read_file)
@@ -654,9 +661,11 @@ impl Driver {
         let path = "/api/v1/namespaces/sluice/serviceaccounts/sluice/token".to_owned();
         let call = Call { to: Cluster::Home, verb: Verb::Create, path, body: Body::Json(body) };
         self.api.call(Caller::Token, call, self.mailboxes.replies.0.clone());
+        self.renewing = true;
     }
 
     fn token_came(&mut self, reply: Reply, now: Now) {
+        self.renewing = false;
         match reply {
             Reply::Done(body) => match setup::read_minted(&body) {
                 Ok(minted) => {
@@ -694,7 +703,11 @@ fn log_progress(peer: PeerId, progress: &Progress) {
 fn log_event(event: &AgentEvent) {
     match event {
         AgentEvent::NodeReady { peer } => log!(Info, "offload", "the virtual node of row {} is ready", peer.0),
-        AgentEvent::NodeTaken { .. } | AgentEvent::Full { .. } | AgentEvent::Trouble { .. } => log!(Warn, "offload", "{event:?}"),
+        AgentEvent::NodeTaken { peer, node } => {
+            log!(Warn, "offload", "a node {node} is there that is not ours; it is left alone, and row {} has no virtual node", peer.0);
+        }
+        AgentEvent::Full { what } => log!(Warn, "offload", "no room: {what}"),
+        AgentEvent::Trouble { what } => log!(Warn, "offload", "{what}"),
         other => log!(Debug, "offload", "{other:?}"),
     }
 }
