@@ -16,7 +16,8 @@ const NOTHING: u8 = 1;
 /// Lowers the segment size in a SYN to what an IP packet of `mtu` bytes holds. `header` must have been read from this very packet.
 #[inline]
 pub fn clamp(packet: &mut [u8], header: &Header, mtu: u16, checksum: Checksum) {
-    if header.protocol == TCP && packet[IPV4 + 13] & SYN != 0 && !header.fragment {
+    // A later fragment may be shorter than a TCP header; what is no fragment was read with a whole one.
+    if header.protocol == TCP && !header.fragment && packet[IPV4 + 13] & SYN != 0 {
         lower(&mut packet[..header.total], mtu.saturating_sub((IPV4 + PLAIN) as u16), checksum);
     }
 }
@@ -126,5 +127,20 @@ mod tests {
         remap::complete(&mut packet, &header);
         assert!(intact(&packet));
         assert_eq!(packet[42..44], 1180_u16.to_be_bytes());
+    }
+
+    #[test]
+    fn a_fragment_shorter_than_a_tcp_header_is_let_alone() {
+        for place in [[0x20, 0], [0, 1], [0x20, 1], [0x1f, 0xff]] {
+            for length in IPV4..=IPV4 + PLAIN {
+                let mut packet = syn(&[])[..length].to_vec();
+                packet[3] = length as u8;
+                packet[6..8].copy_from_slice(&place);
+                let Ok(header) = Header::read(&packet) else { continue };
+                let before = packet.clone();
+                clamp(&mut packet, &header, 1200, Checksum::Whole);
+                assert_eq!(packet, before);
+            }
+        }
     }
 }
