@@ -292,6 +292,25 @@ fn ends_are_mapped_to_link_addresses_and_back() {
 }
 
 #[test]
+fn later_fragments_pass_however_short_they_are() {
+    let now = start();
+    let (mut home, mut edge) = linked(now);
+    let whole = packet(TCP, [10, 42, 0, 9], [10, 71, 0, 9], (1, 2), b"12345678");
+    for length in 20..=whole.len() {
+        for more in [0, 0x20] {
+            let mut rest = whole[..length].to_vec();
+            (rest[3], rest[6], rest[7]) = (length as u8, more, 1);
+            edge.send(&rest, now);
+            carry(&mut [&mut home, &mut edge], now);
+            assert_eq!(home.tun.pop().expect("what edge sent")[20..], rest[20..]);
+            home.send(&rest, now);
+            carry(&mut [&mut home, &mut edge], now);
+            assert_eq!(edge.tun.pop().expect("what home sent")[20..], rest[20..]);
+        }
+    }
+}
+
+#[test]
 fn what_a_tunnel_may_not_reach_is_dropped_by_reason() {
     let now = start();
     // An attacker holds a peer's key but obeys none of its rules: to it everything is its own, and nothing is mapped.

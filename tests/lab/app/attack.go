@@ -143,7 +143,12 @@ func forge(from, to, protocol, port string, n int) {
 			body, kind = []byte{8, 0, 0, 0, 0, 7, 0, 1}, syscall.IPPROTO_ICMP
 			binary.BigEndian.PutUint16(body[2:], sum(body))
 		}
-		if err := emit(s, target, packet(source, target, kind, body)); err != nil {
+		whole := packet(source, target, kind, body)
+		if protocol == "rest" { // the last fragment of a TCP packet, shorter than a TCP header
+			whole = append(whole[:20], make([]byte, i%14)...)
+			whole[3], whole[7], whole[9] = byte(len(whole)), 1, syscall.IPPROTO_TCP
+		}
+		if err := emit(s, target, whole); err != nil {
 			log.Fatal("send: ", err)
 		}
 	}
