@@ -23,7 +23,11 @@ pub fn clamp(packet: &mut [u8], header: &Header, mtu: u16, checksum: Checksum) {
 }
 
 fn lower(packet: &mut [u8], most: u16, checksum: Checksum) {
-    let end = (IPV4 + usize::from(packet[IPV4 + 12] >> 4) * 4).min(packet.len());
+    let end = IPV4 + usize::from(packet[IPV4 + 12] >> 4) * 4;
+    // A header that ends behind the packet is none.
+    if end > packet.len() {
+        return;
+    }
     let mut at = IPV4 + PLAIN;
     while at < end {
         let length = match packet[at] {
@@ -139,6 +143,20 @@ mod tests {
                 let Ok(header) = Header::read(&packet) else { continue };
                 let before = packet.clone();
                 clamp(&mut packet, &header, 1200, Checksum::Whole);
+                assert_eq!(packet, before);
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_ends_behind_the_packet_is_let_alone() {
+        for options in [&[NOTHING, MSS, MSS_LENGTH, 0x05, 0xb4, NOTHING, NOTHING, NOTHING][..], &[MSS, MSS_LENGTH, 0x05, 0xb4, 3, 3, 7, NOTHING]] {
+            let whole = syn(options);
+            for length in IPV4 + PLAIN..whole.len() {
+                let mut packet = whole[..length].to_vec();
+                packet[3] = length as u8;
+                let before = packet.clone();
+                clamp(&mut packet, &Header::read(&before).expect("a packet"), 1200, Checksum::Whole);
                 assert_eq!(packet, before);
             }
         }

@@ -139,6 +139,9 @@ func forge(from, to, protocol, port string, n int) {
 		switch protocol {
 		case "tcp":
 			body, kind = tcp(uint16(40000+i), p), syscall.IPPROTO_TCP
+		case "cut": // a SYN that ends within its options, behind a segment size at an odd place
+			body, kind = append(tcp(uint16(40000+i), p), 1, 2, 4, 5, 180), syscall.IPPROTO_TCP
+			body[12] = 7 << 4
 		case "icmp":
 			body, kind = []byte{8, 0, 0, 0, 0, 7, 0, 1}, syscall.IPPROTO_ICMP
 			binary.BigEndian.PutUint16(body[2:], sum(body))

@@ -18,7 +18,7 @@
 //	app call METHOD HOST PORT PATH [BEARER]   one HTTP request; prints the status, fails without an answer
 //	app hold HOST PORT N SECONDS          opens connections and says nothing; prints how many were left open
 //	app scan tcp|udp HOST FROM TO         asks every port; prints those that answer
-//	app forge SOURCE HOST udp|tcp|icmp|rest PORT N   packets from somebody else's address; rest: later TCP fragments of 0 to 13 bytes
+//	app forge SOURCE HOST udp|tcp|icmp|rest|cut PORT N   packets from somebody else's address (rest, cut: of TCP, shorter than they may be)
 //	app flood HOST PORT KEY RATE SECONDS [SOURCE]   WireGuard initiations by nobody, made for that public key, so many a second
 //	app replay FILE HOST PORT             what tcpdump -w kept of UDP to that port, once more, from here
 //	app ticket LINE [BIT]                 a ticket's keys (of one with that bit of its secret turned over), as JSON
