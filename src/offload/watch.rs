@@ -180,13 +180,14 @@ impl Feeds {
         self.synced(purpose) && self.index.get(purpose).and_then(|id| self.feeds.get(id)).is_some_and(|f| !f.unread && !f.full)
     }
 
-    /// The stream ended or was refused; it is opened again after a while.
+    /// The stream ended or was refused; it is opened again after a while, or at once if only its version was too old.
     pub(crate) fn ended(&mut self, id: WatchId, fresh: bool, at_least: Duration, now: Instant) {
         let Some(feed) = self.feeds.get_mut(&id) else { return };
+        let too_old = fresh && feed.version.is_some();
         if fresh || feed.listing {
             feed.version = None;
         }
-        let wait = Duration::from_millis(100 << feed.attempts.min(5)).max(at_least);
+        let wait = if too_old { Duration::ZERO } else { Duration::from_millis(100 << feed.attempts.min(5)).max(at_least) };
         feed.attempts = feed.attempts.saturating_add(1);
         (feed.open, feed.due) = (false, Some(now + wait));
     }

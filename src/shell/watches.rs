@@ -48,6 +48,8 @@ pub(super) struct Watches {
 #[derive(Clone, Copy)]
 struct Failure {
     times: u32,
+    /// The last one was an answer: the server is there.
+    answered: bool,
     not_before: Instant,
 }
 
@@ -134,16 +136,28 @@ impl Watches {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get(key).map(|f| f.not_before)
     }
 
-    /// Notes a failure; `jitter` is 0..1000 and spreads the delay over half to one and a half of itself.
-    fn failure(&self, key: (Cluster, String), at_least: Duration, jitter: u64) {
+    /// Notes a failure; `jitter` is 0..1000 and spreads the delay over half to one and a half of itself. The first refusal after silence begins
+    /// anew: a server that has just started refuses what it will soon allow.
+    fn failure(&self, key: (Cluster, String), answered: bool, at_least: Duration, jitter: u64) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         if failed.len() >= WATCHES && !failed.contains_key(&key) {
             failed.pop_first();
         }
-        let failure = failed.entry(key).or_insert(Failure { times: 0, not_before: Instant::now() });
+        let failure = failed.entry(key).or_insert(Failure { times: 0, answered, not_before: Instant::now() });
+        if answered && !failure.answered {
+            failure.times = 0;
+        }
+        failure.answered = answered;
         let delay = DELAY[0].saturating_mul(1 << failure.times.min(10)).min(DELAY[1]).mul_f64(0.5 + jitter as f64 / 1000.0);
         failure.times = failure.times.saturating_add(1);
         failure.not_before = Instant::now() + delay.max(at_least);
+    }
+
+    /// The next attempt need not wait; what has failed so far is remembered.
+    fn at_once(&self, key: &(Cluster, String)) {
+        if let Some(failure) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key) {
+            failure.not_before = Instant::now();
+        }
     }
 
     fn success(&self, key: &(Cluster, String)) {
@@ -183,9 +197,11 @@ where
     match &end {
         End::Dropped => shared.watches.success(&key),
         End::Cut | End::Expired if good => shared.watches.success(&key),
-        End::Throttled(wait) => shared.watches.failure(key, *wait, jitter),
-        End::Refused(_) => shared.watches.failure(key, Duration::from_secs(1), jitter),
-        End::Cut | End::Expired => shared.watches.failure(key, Duration::ZERO, jitter),
+        // It answered, and is asked for everything next.
+        End::Expired if watch.from.is_some() => shared.watches.at_once(&key),
+        End::Throttled(wait) => shared.watches.failure(key, true, *wait, jitter),
+        End::Refused(_) => shared.watches.failure(key, true, Duration::from_secs(1), jitter),
+        End::Cut | End::Expired => shared.watches.failure(key, false, Duration::ZERO, jitter),
         End::Deaf => return,
     }
     if progress.version != progress.bookmarked
@@ -494,6 +510,40 @@ mod tests {
         api.set_token(Cluster::Home, "new".into());
         assert_eq!(story(&mut heard).await, [seen("a"), Told::Cut]);
         assert!(asked.elapsed() < Duration::from_millis(900), "{:?}", asked.elapsed());
+    }
+
+    #[tokio::test]
+    async fn after_an_expired_version_the_list_is_asked_for_at_once_however_long_the_server_was_away() {
+        let script = |n, _: &str| match n {
+            0..3 => Then::Close(Vec::new()),
+            3 => Then::Send(response(410, "{}")),
+            _ => Then::Send(chunked(&[ADDED], true)),
+        };
+        let (api, mut heard, _fake) = watching(script, Some("1")).await;
+        assert_eq!(story(&mut heard).await, [Told::Cut]);
+        for told in [Told::Cut, Told::Cut, Told::Expired] {
+            let (mailbox, mut heard) = mpsc::channel(1);
+            api.open_watch(3, watch(Some("1")), name, mailbox);
+            assert_eq!(story(&mut heard).await, [told]);
+        }
+        let (mailbox, mut heard) = mpsc::channel(1);
+        let asked = Instant::now();
+        api.open_watch(3, watch(None), name, mailbox);
+        assert_eq!(story(&mut heard).await, [seen("a"), Told::Cut]);
+        assert!(asked.elapsed() < DELAY[0] / 2, "{:?}", asked.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_after_silence_is_asked_again_soon() {
+        let (watches, key) = (Watches::default(), (Cluster::Home, "/api/v1/pods".to_owned()));
+        let wait = |answered, at_least| {
+            watches.failure(key.clone(), answered, at_least, 500);
+            watches.not_before(&key).map_or(Duration::ZERO, |at| at - Instant::now())
+        };
+        let second = Duration::from_secs(1);
+        assert!((0..10).map(|_| wait(false, Duration::ZERO)).last() > Some(7 * second));
+        assert!(wait(true, second) <= second);
+        assert!((0..10).map(|_| wait(true, second)).last() > Some(7 * second), "while it goes on refusing, more and more seldom");
     }
 
     #[tokio::test]
