@@ -541,9 +541,9 @@ mod tests {
             watches.not_before(&key).map_or(Duration::ZERO, |at| at - Instant::now())
         };
         let second = Duration::from_secs(1);
-        assert!((0..10).map(|_| wait(false, Duration::ZERO)).last() > Some(7 * second));
+        assert!((0..10).map(|_| wait(false, Duration::ZERO)).next_back() > Some(7 * second));
         assert!(wait(true, second) <= second);
-        assert!((0..10).map(|_| wait(true, second)).last() > Some(7 * second), "while it goes on refusing, more and more seldom");
+        assert!((0..10).map(|_| wait(true, second)).next_back() > Some(7 * second), "while it goes on refusing, more and more seldom");
     }
 
     #[tokio::test]
