@@ -36,6 +36,7 @@ fn wanted(name: &str) -> Wanted {
         },
         rules: Some(Rules {
             interface: name.into(),
+            port: 51820,
             pods: vec![prefix("10.42.0.0/16")],
             node_end,
             control_end,

@@ -391,8 +391,7 @@ impl Driver {
         let socket = local::Refusal::ALL.iter().zip(self.doors.local.iter()).filter_map(|((_, name), count)| counted("socket", name, count.load(Relaxed)));
         let mut refused: Vec<Refused> = listener.chain(socket).collect();
         if let Ok(dropped) = self.upkeep.dropped() {
-            let rules = [("node_end", dropped.node_end), ("external", dropped.external), ("guarded", dropped.guarded)];
-            refused.extend(rules.into_iter().filter_map(|(reason, count)| counted("rules", reason, count)));
+            refused.extend(dropped.named().into_iter().filter_map(|(reason, count)| counted("rules", reason, count)));
         }
         refused
     }
@@ -634,7 +633,7 @@ impl Driver {
         ]);
         Counts {
             drops: self.edge.gateway().drops().iter().map(|(reason, count)| (reason.name(), count)).collect(),
-            rule_drops: vec![("node_end", rules.node_end), ("external", rules.external), ("guarded", rules.guarded)],
+            rule_drops: rules.named().to_vec(),
             refusals,
             doors,
             requests: outcomes.collect(),

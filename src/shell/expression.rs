@@ -16,8 +16,20 @@ pub(super) const DROP: u32 = 0;
 pub(super) const SOURCE: u32 = 12;
 /// The destination's offset in the IPv4 header.
 pub(super) const DESTINATION: u32 = 16;
-/// The register everything is loaded into.
+/// The register everything is loaded into, of 16 bytes.
 const REGISTER: [u8; 4] = 1u32.to_be_bytes();
+/// Its second four bytes.
+const REGISTER_NEXT: [u8; 4] = 9u32.to_be_bytes();
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+
+/// How often something may come.
+pub(super) struct Rate {
+    /// Packets a second.
+    pub(super) rate: u64,
+    /// Packets at once, after a pause.
+    pub(super) burst: u32,
+}
 
 /// The expressions of one rule, as the kernel's small machine runs them: load into the register, compare, decide.
 pub(super) struct Expressions<'a>(&'a mut Message);
@@ -69,6 +81,34 @@ impl<'a> Expressions<'a> {
         self.compare(false, &[0; 4])
     }
 
+    /// The packet is a UDP datagram to `port`, and begins with `word`.
+    pub(super) fn datagram(&mut self, port: u16, word: [u8; 4]) -> &mut Self {
+        const PROTOCOL: u32 = 16;
+        const UDP: u8 = 17;
+        self.add("meta", |data| {
+            data.put(1, &REGISTER).put(2, &PROTOCOL.to_be_bytes());
+        });
+        self.compare(true, &[UDP]);
+        self.payload(REGISTER, TRANSPORT_HEADER, 2, 2).compare(true, &port.to_be_bytes());
+        self.payload(REGISTER, TRANSPORT_HEADER, 8, 4).compare(true, &word)
+    }
+
+    /// The packet's source (address and UDP port) sends more than `rate`. Sources are remembered in `set`; for one that has no room there this is not so.
+    pub(super) fn source_exceeds(&mut self, set: &str, number: u32, rate: &Rate) -> &mut Self {
+        const UPDATE: u32 = 1;
+        const ABOVE: u32 = 1;
+        self.payload(REGISTER, NETWORK_HEADER, SOURCE, 4).payload(REGISTER_NEXT, TRANSPORT_HEADER, 0, 2);
+        self.add("dynset", |data| {
+            data.text(1, set).put(2, &number.to_be_bytes()).put(3, &UPDATE.to_be_bytes()).put(4, &REGISTER);
+            data.nest(7, |limit| {
+                limit.text(1, "limit").nest(2, |data| {
+                    data.put(1, &rate.rate.to_be_bytes()).put(2, &1u64.to_be_bytes()).put(3, &rate.burst.to_be_bytes());
+                    data.put(4, &0u32.to_be_bytes()).put(5, &ABOVE.to_be_bytes());
+                });
+            });
+        })
+    }
+
     /// Counts what comes this far.
     pub(super) fn count(&mut self) -> &mut Self {
         self.add("counter", |data| {
@@ -111,9 +151,12 @@ impl<'a> Expressions<'a> {
     }
 
     fn load(&mut self, offset: u32) -> &mut Self {
-        const NETWORK_HEADER: u32 = 1;
+        self.payload(REGISTER, NETWORK_HEADER, offset, 4)
+    }
+
+    fn payload(&mut self, register: [u8; 4], header: u32, offset: u32, length: u32) -> &mut Self {
         self.add("payload", |data| {
-            data.put(1, &REGISTER).put(2, &NETWORK_HEADER.to_be_bytes()).put(3, &offset.to_be_bytes()).put(4, &4u32.to_be_bytes());
+            data.put(1, &register).put(2, &header.to_be_bytes()).put(3, &offset.to_be_bytes()).put(4, &length.to_be_bytes());
         })
     }
 

@@ -7,6 +7,10 @@
 //!    end: the third cluster sees us alone, and only its replies find the way back.
 //! 2. `guard`: to the node end only replies enter, to the control end what the TUN brings, to the rest of the external range nothing;
 //!    and through no interface but the TUN (and this host itself) is a guarded address reached. Before destination NAT, counted.
+//! 3. `calls`: of handshakes to the gateway's port, what one source (address and UDP port) sends beyond what any peer needs ends before the kernel
+//!    does anything else with it, connection tracking first of all. That is what a flood costs a host most; what the gateway then refuses costs little.
+//!    Sources are remembered for ten seconds, [`CALLERS`] of them; handshakes of others all reach the gateway, which bounds them (`tunnel/sources`).
+//!    A kernel that cannot do this does without.
 //!
 //! The table is replaced whole, in one transaction. A table of that name without our mark is never touched.
 
@@ -14,7 +18,8 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use crate::identity::Prefix;
-use crate::shell::expression::{ACCEPT, DESTINATION, DROP, Expressions, SOURCE};
+use crate::shell::expression::{ACCEPT, DESTINATION, DROP, Expressions, Rate, SOURCE};
+use crate::shell::log::{chain, log};
 use crate::shell::netlink::{self, Message, Netlink, Refusal, attribute, attributes};
 
 const TABLE: &str = "sluice";
@@ -22,6 +27,18 @@ const TABLE: &str = "sluice";
 const MARK: &str = "sluice.internal: made and kept by sluice";
 const EXEMPT: Chain = Chain { name: "exempt", kind: "nat", hook: 4, priority: 90 };
 const GUARD: Chain = Chain { name: "guard", kind: "filter", hook: 0, priority: -150 };
+const CALLS: Chain = Chain { name: "calls", kind: "filter", hook: 0, priority: -300 };
+/// The set of sources that call; its number within the transaction that writes it.
+const CALLING: (&str, u32) = ("calling", 1);
+/// Sources of handshakes that are remembered: 200 KiB or so of the kernel's memory.
+const CALLERS: u32 = 1024;
+/// For how many milliseconds.
+const CALLER_KEPT: u64 = 10_000;
+/// Handshakes of one source: a peer makes one in five seconds at most (WireGuard's REKEY_TIMEOUT), and its proof when it is asked for one; the gateway
+/// looks at four of a second under load.
+const CALL_RATE: Rate = Rate { rate: 8, burst: 8 };
+/// How a handshake initiation begins (type 1, three zeros).
+const INITIATION: [u8; 4] = [1, 0, 0, 0];
 
 const SUBSYSTEM: u16 = 10;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
@@ -31,6 +48,7 @@ const NEW_CHAIN: u16 = NEW_TABLE | 3;
 const GET_CHAIN: u16 = NEW_TABLE | 4;
 const NEW_RULE: u16 = NEW_TABLE | 6;
 const GET_RULE: u16 = NEW_TABLE | 7;
+const NEW_SET: u16 = NEW_TABLE | 9;
 const GET_GENERATION: u16 = NEW_TABLE | 16;
 const IPV4: [u8; 4] = [2, 0, 0, 0];
 
@@ -39,6 +57,8 @@ const IPV4: [u8; 4] = [2, 0, 0, 0];
 pub struct Rules {
     /// The TUN's name.
     pub interface: String,
+    /// The gateway's UDP port.
+    pub port: u16,
     /// Our own pod prefixes, whose sources stay.
     pub pods: Vec<Prefix>,
     /// Our node end: replies only.
@@ -60,12 +80,24 @@ pub struct Dropped {
     pub external: u64,
     /// From another interface to a guarded address.
     pub guarded: u64,
+    /// Handshakes beyond what one source needs.
+    pub calls: u64,
 }
 
 impl Dropped {
     /// Both together.
     pub fn plus(self, more: Dropped) -> Dropped {
-        Dropped { node_end: self.node_end + more.node_end, external: self.external + more.external, guarded: self.guarded + more.guarded }
+        Dropped {
+            node_end: self.node_end + more.node_end,
+            external: self.external + more.external,
+            guarded: self.guarded + more.guarded,
+            calls: self.calls + more.calls,
+        }
+    }
+
+    /// Each with the name of its rule, as users see it.
+    pub fn named(self) -> [(&'static str, u64); 4] {
+        [("node_end", self.node_end), ("external", self.external), ("guarded", self.guarded), ("calls", self.calls)]
     }
 }
 
@@ -110,6 +142,8 @@ pub struct Ruleset {
     generation: Option<u32>,
     /// The table as the kernel showed it right after we wrote it.
     written: Option<Shown>,
+    /// Whether the kernel counts calls by source; believed until it refuses.
+    counts_calls: bool,
 }
 
 /// A table as the kernel shows it, without handles and counts.
@@ -127,7 +161,7 @@ impl Ruleset {
     /// When there is no nf_tables, or no right to it.
     pub fn open() -> Result<Ruleset, RulesError> {
         let netlink = Netlink::open(libc::NETLINK_NETFILTER).map_err(RulesError::Lacking)?;
-        let mut ruleset = Ruleset { netlink, generation: None, written: None };
+        let mut ruleset = Ruleset { netlink, generation: None, written: None, counts_calls: true };
         ruleset.current_generation().map_err(|why| match why {
             RulesError::Kernel(_, why) if why.is(libc::EINVAL) || why.is(libc::EOPNOTSUPP) => RulesError::Lacking(why),
             other => other,
@@ -149,9 +183,25 @@ impl Ruleset {
                 commands.push(table_message(DELETE_TABLE, 0));
             }
             commands.extend(written(rules));
-            self.commit(commands).map_err(|why| {
-                if why.is(libc::ENOENT) || why.is(libc::EOPNOTSUPP) { RulesError::Lacking(why) } else { RulesError::Kernel("write the packet rules", why) }
-            })?;
+            if self.counts_calls {
+                commands.extend(counted_calls(rules.port));
+            }
+            match self.commit(commands) {
+                Ok(()) => {}
+                Err(why) if self.counts_calls && [libc::ENOENT, libc::EOPNOTSUPP, libc::EINVAL].into_iter().any(|errno| why.is(errno)) => {
+                    // The likeliest part to be lacking, and the one the rest can do without.
+                    self.counts_calls = false;
+                    log!(
+                        Info,
+                        "rules",
+                        "handshakes are not counted by source before they reach the gateway, a flood of them costs this host more: {}",
+                        chain(&why)
+                    );
+                    continue;
+                }
+                Err(why) if why.is(libc::ENOENT) || why.is(libc::EOPNOTSUPP) => return Err(RulesError::Lacking(why)),
+                Err(why) => return Err(RulesError::Kernel("write the packet rules", why)),
+            }
             self.written = self.shown()?;
             let after = self.current_generation()?;
             if self.written.is_some() && after == before.wrapping_add(1) {
@@ -206,6 +256,7 @@ impl Ruleset {
                 Comment::NODE_END => dropped.node_end += packets,
                 Comment::EXTERNAL => dropped.external += packets,
                 Comment::GUARDED => dropped.guarded += packets,
+                Comment::CALLS => dropped.calls += packets,
                 _ => {}
             }
         })?;
@@ -261,7 +312,7 @@ impl Ruleset {
             Err(why) if why.is(libc::ENOENT) => return Ok(None),
             Err(why) => return Err(RulesError::Kernel("look at our packet rules", why)),
         }
-        for chain in [EXEMPT, GUARD] {
+        for chain in [EXEMPT, GUARD].into_iter().chain(self.counts_calls.then_some(CALLS)) {
             let mut ask = Message::new(GET_CHAIN, 0, &IPV4);
             ask.text(1, TABLE).text(3, chain.name);
             // Name, hook, policy, type, flags.
@@ -308,6 +359,7 @@ impl Comment {
     const CONTROL: &'static [u8] = b"to the control end";
     const EXTERNAL: &'static [u8] = b"nothing else in the external range";
     const GUARDED: &'static [u8] = b"only through the tunnel";
+    const CALLS: &'static [u8] = b"more handshakes than a peer needs";
 }
 
 struct Rule<'a> {
@@ -361,6 +413,25 @@ fn written(rules: &Rules) -> Vec<Message> {
         }));
     }
     commands
+}
+
+/// The chain `calls` and its set, as commands.
+fn counted_calls(port: u16) -> [Message; 3] {
+    // nft(8) writes the types of what is joined in six bits each: IPv4 address, port. Each is a multiple of four bytes.
+    const ADDRESS_AND_PORT: u32 = 7 << 6 | 13;
+    const LENGTH: u32 = 8;
+    const EXPIRES_AND_IS_FILLED_BY_RULES: u32 = 0x10 | 0x20;
+    let mut set = Message::new(NEW_SET, netlink::CREATE, &IPV4);
+    set.text(1, TABLE).text(2, CALLING.0).put(3, &EXPIRES_AND_IS_FILLED_BY_RULES.to_be_bytes());
+    set.put(4, &ADDRESS_AND_PORT.to_be_bytes()).put(5, &LENGTH.to_be_bytes());
+    set.nest(9, |description| {
+        description.put(1, &CALLERS.to_be_bytes());
+    });
+    set.put(10, &CALLING.1.to_be_bytes()).put(11, &CALLER_KEPT.to_be_bytes());
+    let rule = rule_message(&CALLS, Comment::CALLS, |rule| {
+        rule.datagram(port, INITIATION).source_exceeds(CALLING.0, CALLING.1, &CALL_RATE).count().verdict(DROP);
+    });
+    [set, chain_message(&CALLS), rule]
 }
 
 fn table_message(kind: u16, flags: u16) -> Message {
@@ -467,14 +538,16 @@ mod tests {
     fn rules_of_any_length_are_read_or_left() {
         let rules = Rules {
             interface: "sluice0".into(),
+            port: 51820,
             pods: vec!["10.42.0.0/16".parse().expect("a prefix")],
             node_end: Ipv4Addr::new(10, 70, 0, 1),
             control_end: Ipv4Addr::new(10, 70, 0, 2),
             external: "10.70.0.0/16".parse().expect("a prefix"),
             guarded: vec!["10.70.0.2/32".parse().expect("a prefix")],
         };
-        let commands = written(&rules);
+        let (mut commands, [_, _, calls]) = (written(&rules), counted_calls(rules.port));
         assert_eq!(commands.len(), 3 + 2 + 4 + 1);
+        commands.push(calls);
         for command in &commands[3..] {
             let body = &command.body()[4..];
             assert!(read_rule(body).is_some());

@@ -205,6 +205,7 @@ pub(super) fn wanted(config: &Config, edge: &Edge) -> Wanted {
     let guarded = host.local.iter().filter_map(|a| Prefix::new(*a, 32)).collect();
     let rules = nft::Rules {
         interface: config.interface.clone(),
+        port: config.port,
         pods: vec![config.pods],
         node_end: external.own_node(),
         control_end: external.own_control(),

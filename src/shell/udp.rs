@@ -33,8 +33,9 @@ const LANES: usize = 4 * QUEUE;
 const LANE_MIN: usize = 256 * 1024;
 /// Datagrams that miss their lane within [`TIDY`] before the kernel may join those in the open too.
 const MISSES: u32 = 4096;
-/// How long what strangers send gathers once all that was there was read and dropped: so many at once cost little more than one.
-const REST: Duration = Duration::from_millis(2);
+/// How long what strangers send gathers once all that was there was read and dropped: so many at once cost little more than one. Long enough that
+/// waking up counts for little in a flood, and far below the five seconds after which a handshake is tried again.
+const REST: Duration = Duration::from_millis(8);
 /// How often things are tidied up, and how long a lane stays without a datagram.
 const TIDY: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(180);

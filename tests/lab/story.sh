@@ -61,7 +61,7 @@ holdings() {
     lab sluice "$n" status -o json | grep -oE '[0-9]+ pieces of clean-up are owed'
     lab exec "$n" ip -o -4 addr show dev sluice0 | awk '{print $3,$4}'
     lab exec "$n" ip route show dev sluice0
-    lab exec "$n" nft list table ip sluice | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'
+    lab exec "$n" nft -t list table ip sluice | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'
   } 2>&1 | sort
 }
 declare -A held
