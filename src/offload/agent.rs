@@ -246,8 +246,16 @@ impl Agent {
                 consumer.leaving = false;
             }
             None => {
-                let consumer =
-                    Consumer { spec, reachable: false, leaving: false, map: None, map_at: Reached::default(), map_synced: false, phases: BTreeMap::new() };
+                let consumer = Consumer {
+                    spec,
+                    reachable: false,
+                    leaving: false,
+                    map: None,
+                    map_at: Reached::default(),
+                    map_synced: false,
+                    phases: BTreeMap::new(),
+                    making: BTreeSet::new(),
+                };
                 self.facts.consumers.insert(peer, consumer);
             }
         }

@@ -113,6 +113,8 @@ pub(crate) struct Consumer {
     pub map_synced: bool,
     /// What has become of each wanted mapping: home namespace to twin and phase.
     pub phases: BTreeMap<Box<str>, Mapped>,
+    /// Home namespaces whose twin was asked for, and may come to be although nothing has told of it: the answer is under way, or was lost.
+    pub making: BTreeSet<Box<str>>,
 }
 
 /// A home namespace offloaded to one provider.

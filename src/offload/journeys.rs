@@ -909,6 +909,32 @@ fn a_consumer_that_leaves_takes_its_twins_along_even_after_a_restart() {
 }
 
 #[test]
+fn a_twin_whose_making_is_under_way_when_its_consumer_leaves_goes_too_whatever_comes_of_the_answer() {
+    for lost in [false, true] {
+        let mut world = World::new(GRANT);
+        world.run(5);
+        // The provider's watch on namespaces tells nothing for a while, and the answer takes its time.
+        let watch = *world.sites[1].watches.iter().find(|(_, w)| w.kind == KindId::Namespace).expect("it is watched").0;
+        world.sites[1].watches.remove(&watch);
+        world.slow = Some("/api/v1/namespaces".into());
+        world.offload("shop");
+        world.run(1);
+        let (site, call, reply) = world.under_way.take().expect("it was made");
+        world.sites[1].agent.remove_consumer(PEER);
+        world.run(20);
+        assert!(!world.events(1).contains(&Event::ConsumerGone { peer: PEER }), "it is waited for");
+        let now = world.clock();
+        world.sites[site].agent.handle_reply(call, if lost { Reply::Unreachable("cut".into()) } else { reply }, now);
+        world.run(5);
+        assert!(world.at(1, "/api/v1/namespaces/shop-edge").is_none(), "lost: {lost}");
+        let now = world.clock();
+        world.sites[1].agent.handle_told(watch, Told::Expired, now);
+        world.run(10);
+        assert!(world.events(1).contains(&Event::ConsumerGone { peer: PEER }), "lost: {lost}");
+    }
+}
+
+#[test]
 fn a_namespace_deleted_while_daemon_and_peer_are_off_goes_within_thirty_seconds() {
     let mut world = running();
     world.link(false);

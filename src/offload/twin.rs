@@ -107,6 +107,9 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut TwinRow) -> Step {
         });
         // Its bindings went with it, whatever their watch has told so far.
         BINDINGS.iter().for_each(|name| facts.bind(&twin, name, false));
+        if let Some(consumer) = facts.consumers.get_mut(&key.peer) {
+            consumer.making.insert(original.clone());
+        }
         return Step::Do(Op::Create, calls::create(Cluster::Home, &NAMESPACES, None, &namespace));
     };
     if !owned(view, &facts.home, consumer, original) {
@@ -166,7 +169,8 @@ fn answer(facts: &mut Facts, key: &Key, twin: &str, phase: Phase, why: Option<&s
     if phase == Phase::CreationLoopBackOff { Step::Wait(Duration::from_secs(60)) } else { Step::Settled }
 }
 
-/// Takes a twin down; when it is gone the row ends, or starts anew under the name now wanted.
+/// Takes a twin down; when it is gone the row ends, or starts anew under the name now wanted. One that may have been made although nobody has told so
+/// is looked for first: once the row has ended nobody would take it down.
 fn remove(facts: &mut Facts, key: &Key, row: &mut TwinRow, again: bool) -> Step {
     let consumer = &facts.consumers[&key.peer];
     facts.twins.remove(&row.twin);
@@ -179,6 +183,7 @@ fn remove(facts: &mut Facts, key: &Key, row: &mut TwinRow, again: bool) -> Step 
             let body = json!({"metadata": {"uid": view.uid.as_str(), "annotations": {OWN_UID: view.uid.as_str()}}});
             Step::Do(Op::Record, calls::merge(Cluster::Home, NAMESPACES.object(None, &row.twin), &body))
         }
+        _ if consumer.making.contains(&key.name) => Step::Do(Op::Look, calls::look(Cluster::Home, NAMESPACES.object(None, &row.twin))),
         _ => {
             if let Some(consumer) = facts.consumers.get_mut(&key.peer) {
                 consumer.phases.remove(&key.name);
@@ -191,10 +196,17 @@ fn remove(facts: &mut Facts, key: &Key, row: &mut TwinRow, again: bool) -> Step 
 }
 
 pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, reply: &Reply) -> Next {
+    // Any other answer to the creation, no answer too, leaves open whether it is there.
+    if matches!((op, reply), (Op::Create | Op::Look, Reply::Done(_)) | (Op::Look, Reply::NotFound))
+        && let Some(consumer) = facts.consumers.get_mut(&key.peer)
+    {
+        consumer.making.remove(&key.name);
+    }
     match (op, reply) {
-        (Op::Create | Op::Record, Reply::Done(body)) => {
+        (Op::Create | Op::Record | Op::Look, Reply::Done(body)) => {
             if let Ok(Seen { name, view: SeenView::Namespace(view), version, .. }) = namespace::read_namespace(body)
                 && facts.namespaces_at.allows(version)
+                && (op != Op::Look || facts.consumers.get(&key.peer).is_some_and(|consumer| owned(&view, &facts.home, consumer, &key.name)))
             {
                 facts.namespaces.insert(name, view);
                 return Next::Again;
@@ -233,7 +245,7 @@ pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
     let Some(consumer) = facts.consumers.get(&key.peer) else { return Step::Forget };
     if consumer.leaving && facts.namespaces_synced {
         let left = facts.namespaces.values().any(|n| n.marked && *n.consumer == *consumer.spec.cluster.as_str());
-        if left || !consumer.phases.is_empty() {
+        if left || !consumer.phases.is_empty() || !consumer.making.is_empty() {
             return Step::Wait(Duration::from_secs(1));
         }
         facts.consumers.remove(&key.peer);
@@ -310,7 +322,16 @@ mod tests {
             images: vec![],
             names: names.iter().map(|n| n.to_string()).collect(),
         };
-        Consumer { spec, reachable: true, leaving: false, map: None, map_at: Default::default(), map_synced: true, phases: Default::default() }
+        Consumer {
+            spec,
+            reachable: true,
+            leaving: false,
+            map: None,
+            map_at: Default::default(),
+            map_synced: true,
+            phases: Default::default(),
+            making: Default::default(),
+        }
     }
 
     #[test]
