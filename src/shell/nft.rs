@@ -9,7 +9,7 @@
 //!    and through no interface but the TUN (and this host itself) is a guarded address reached. Before destination NAT, counted.
 //! 3. `calls`: of handshakes to the gateway's port, what one source (address and UDP port) sends beyond what any peer needs ends before the kernel
 //!    does anything else with it, connection tracking first of all. That is what a flood costs a host most; what the gateway then refuses costs little.
-//!    Sources are remembered for ten seconds, [`CALLERS`] of them; handshakes of others all reach the gateway, which bounds them (`tunnel/sources`).
+//!    Sources are remembered for ten seconds, `CALLERS` of them; handshakes of others all reach the gateway, which bounds them (`tunnel/sources`).
 //!    A kernel that cannot do this does without.
 //!
 //! The table is replaced whole, in one transaction. A table of that name without our mark is never touched.
