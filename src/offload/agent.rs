@@ -246,17 +246,7 @@ impl Agent {
                 consumer.leaving = false;
             }
             None => {
-                let consumer = Consumer {
-                    spec,
-                    reachable: false,
-                    leaving: false,
-                    map: None,
-                    map_at: Reached::default(),
-                    map_synced: false,
-                    phases: BTreeMap::new(),
-                    making: BTreeSet::new(),
-                };
-                self.facts.consumers.insert(peer, consumer);
+                self.facts.consumers.insert(peer, Consumer::new(spec));
             }
         }
         self.facts.wake(Wake::Row(Key::new(Sort::Tenant, peer, "", "")));

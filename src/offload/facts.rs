@@ -117,6 +117,22 @@ pub(crate) struct Consumer {
     pub making: BTreeSet<Box<str>>,
 }
 
+impl Consumer {
+    /// One of which nothing is known yet.
+    pub(crate) fn new(spec: ConsumerSpec) -> Consumer {
+        Consumer {
+            spec,
+            reachable: false,
+            leaving: false,
+            map: None,
+            map_at: Reached::default(),
+            map_synced: false,
+            phases: BTreeMap::new(),
+            making: BTreeSet::new(),
+        }
+    }
+}
+
 /// A home namespace offloaded to one provider.
 #[derive(Debug)]
 pub(crate) struct Link {

@@ -322,16 +322,7 @@ mod tests {
             images: vec![],
             names: names.iter().map(|n| n.to_string()).collect(),
         };
-        Consumer {
-            spec,
-            reachable: true,
-            leaving: false,
-            map: None,
-            map_at: Default::default(),
-            map_synced: true,
-            phases: Default::default(),
-            making: Default::default(),
-        }
+        Consumer::new(spec)
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Ruleset {
     pub fn apply(&mut self, rules: &Rules) -> Result<(), RulesError> {
         (self.generation, self.written) = (None, None);
         // What is read back is what was written only if nobody else wrote in between; on a busy machine the last try is believed.
-        for _ in 0..4 {
+        for attempt in 0..4 {
             let before = self.current_generation()?;
             let mut commands = Vec::new();
             if self.table_there()? {
@@ -189,14 +189,16 @@ impl Ruleset {
             match self.commit(commands) {
                 Ok(()) => {}
                 Err(why) if self.counts_calls && [libc::ENOENT, libc::EOPNOTSUPP, libc::EINVAL].into_iter().any(|errno| why.is(errno)) => {
-                    // The likeliest part to be lacking, and the one the rest can do without.
-                    self.counts_calls = false;
-                    log!(
-                        Info,
-                        "rules",
-                        "handshakes are not counted by source before they reach the gateway, a flood of them costs this host more: {}",
-                        chain(&why)
-                    );
+                    // The likeliest part to be lacking, and the one the rest can do without; if it is not that others deleted the table just now.
+                    if attempt > 0 {
+                        self.counts_calls = false;
+                        log!(
+                            Info,
+                            "rules",
+                            "handshakes are not counted by source before they reach the gateway, a flood of them costs this host more: {}",
+                            chain(&why)
+                        );
+                    }
                     continue;
                 }
                 Err(why) if why.is(libc::ENOENT) || why.is(libc::EOPNOTSUPP) => return Err(RulesError::Lacking(why)),
