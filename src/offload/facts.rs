@@ -240,7 +240,7 @@ impl Facts {
         let at = now.wall.to_string();
         let body = serde_json::json!({
             "apiVersion": "v1", "kind": "Event",
-            "metadata": {"name": format!("{}.{tag:016x}", &name[..name.len().min(200)]), "namespace": namespace},
+            "metadata": {"name": format!("{}.{tag:016x}", clipped(name, 200)), "namespace": namespace},
             "involvedObject": {"apiVersion": version, "kind": kind, "namespace": namespace, "name": name, "uid": uid.as_str()},
             "type": "Warning", "reason": reason, "message": clipped(message, 1000),
             "source": {"component": "sluice"}, "reportingComponent": "sluice", "reportingInstance": "sluice",

@@ -44,6 +44,8 @@ struct World {
     /// Each is the other's consumer and provider.
     both: bool,
     calls: Vec<(usize, Verb, String)>,
+    /// Every call there is refused.
+    denied: Option<String>,
     /// The answer to the first Create there is under way until it is handed over: whose it is, and what it says.
     slow: Option<String>,
     under_way: Option<(usize, u32, Reply)>,
@@ -234,6 +236,7 @@ impl World {
             both: false,
             calls: vec![],
             slow: None,
+            denied: None,
             under_way: None,
             trouble: 0,
             chance: 1,
@@ -333,6 +336,9 @@ impl World {
                 }
             }
         };
+        if self.denied.as_ref() == Some(&call.path) {
+            return Reply::Refused("forbidden".into());
+        }
         // A call that goes wrong may be refused, throttled, lost on its way there or on its way back.
         match if self.trouble == 0 { 9 } else { self.dice(self.trouble * 4) } {
             0 => return Reply::Unreachable("lost on its way".into()),
@@ -684,6 +690,23 @@ fn what_was_not_granted_waits_and_says_so_until_there_is_room() {
     world.sites[0].server.delete(HOME_POD, false);
     world.run(10);
     assert_eq!((&status(&world)["phase"], &status(&world)["reason"]), (&json!("Running"), &Value::Null));
+}
+
+#[test]
+fn a_name_that_no_api_server_gives_is_cut_at_a_character() {
+    let mut world = running();
+    let name = format!("a{}", "é".repeat(126));
+    let path = format!("/api/v1/namespaces/shop-edge/services/{name}");
+    world.sites[1].server.put(
+        &path,
+        json!({"metadata": {"name": name, "namespace": "shop-edge",
+        "labels": {"sluice.internal/managed": "true", "offloading.liqo.io/origin": "edge"}}}),
+    );
+    let asked = format!("/api/v1/namespaces/shop-edge/services/a{}", "%C3%A9".repeat(126));
+    world.denied = Some(asked.clone());
+    world.restart(0, GRANT);
+    world.run(30);
+    assert!(world.calls.iter().any(|(site, verb, at)| (*site, *verb) == (0, Verb::Delete) && *at == asked), "its removal is tried");
 }
 
 #[test]
