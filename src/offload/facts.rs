@@ -212,9 +212,11 @@ impl Facts {
         self.namespaces_synced && self.offloadings_synced && self.providers.get(&peer).is_some_and(|p| p.node_synced)
     }
 
-    /// What a consumer uses, over all its twin namespaces.
+    /// What a consumer uses, over all namespaces that are its: one that is not complete yet, or is on its way out, serves no more pods, but those in
+    /// it run.
     pub(crate) fn used_by(&self, consumer: PeerId) -> Amount {
-        let theirs = self.used.iter().filter(|(namespace, _)| self.twins.get(*namespace) == Some(&consumer));
+        let Some(cluster) = self.consumers.get(&consumer).map(|c| c.spec.cluster.as_str()) else { return Amount::default() };
+        let theirs = self.used.iter().filter(|(namespace, _)| self.namespaces.get(*namespace).is_some_and(|n| *n.consumer == *cluster));
         theirs.fold(Amount::default(), |sum, (_, amount)| sum.plus(*amount))
     }
 

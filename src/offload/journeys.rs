@@ -709,6 +709,49 @@ fn a_name_that_no_api_server_gives_is_cut_at_a_character() {
     assert!(world.calls.iter().any(|(site, verb, at)| (*site, *verb) == (0, Verb::Delete) && *at == asked), "its removal is tried");
 }
 
+/// Two twins of one consumer, and room for one pod: `web-1` runs in the first, `web-2` waits in the second.
+fn crowded() -> World {
+    let mut world = World::new(Amount { cpu: 150, ..GRANT });
+    world.offload("shop");
+    world.offload("other");
+    world.pod("shop", "web-1", json!({}));
+    world.run(5);
+    world.pod("other", "web-2", json!({}));
+    world.run(5);
+    assert_eq!((world.count(1, "/pods/web-1"), world.count(1, "/pods/web-2")), (1, 0));
+    world
+}
+
+#[test]
+fn what_runs_counts_after_a_restart_before_its_twin_is_whole_again() {
+    for first in ["shop-edge", "other-edge"] {
+        let mut world = crowded();
+        world.slow = Some(format!("/api/v1/namespaces/{first}/resourcequotas"));
+        world.restart(1, Amount { cpu: 150, ..GRANT });
+        world.run(30);
+        assert!(world.under_way.is_some(), "{first} is not whole yet");
+        assert_eq!((world.count(1, "/pods/web-1"), world.count(1, "/pods/web-2")), (1, 0), "{first}");
+    }
+}
+
+#[test]
+fn what_runs_counts_until_it_is_gone_whatever_becomes_of_its_twin() {
+    let mut world = crowded();
+    // The consumer names the twin no more, and the pod in it takes its time.
+    let path = "/apis/offloading.liqo.io/v1beta1/namespaces/liqo-tenant-edge/namespacemaps/hub";
+    let mut map = world.at(1, path).expect("the map").clone();
+    map["spec"]["desiredMapping"].as_object_mut().expect("names").remove("shop");
+    world.link(false);
+    world.kubelet = false;
+    world.sites[1].server.put(path, map);
+    world.run(200);
+    assert!(!world.at(1, "/api/v1/namespaces/shop-edge").expect("it takes its time")["metadata"]["deletionTimestamp"].is_null());
+    assert_eq!((world.count(1, "/pods/web-1"), world.count(1, "/pods/web-2")), (1, 0));
+    world.kubelet = true;
+    world.run(70);
+    assert_eq!((world.count(1, "/pods/web-1"), world.count(1, "/pods/web-2")), (0, 1));
+}
+
 #[test]
 fn a_job_ends_once_and_its_end_is_latched_before_home_hears() {
     let mut world = World::new(GRANT);
