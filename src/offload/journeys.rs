@@ -753,6 +753,23 @@ fn what_runs_counts_until_it_is_gone_whatever_becomes_of_its_twin() {
 }
 
 #[test]
+fn a_namespace_with_a_consumers_marks_that_is_not_the_one_we_made_does_not_keep_it() {
+    let mut world = running();
+    // As a backup that was put back: marks and all, under a new UID.
+    let path = "/api/v1/namespaces/shop-edge";
+    let copy = world.at(1, path).expect("the twin").clone();
+    world.sites[1].server.drop(path);
+    world.sites[1].server.put(path, copy);
+    world.run(5);
+    world.sites[1].agent.remove_consumer(PEER);
+    world.run(60);
+    let events = world.events(1);
+    assert!(events.contains(&Event::ConsumerGone { peer: PEER }));
+    assert!(events.iter().any(|e| matches!(e, Event::Trouble { what } if what.contains("shop-edge"))), "{events:?}");
+    assert!(world.at(1, path).is_some(), "what is not ours stays");
+}
+
+#[test]
 fn a_job_ends_once_and_its_end_is_latched_before_home_hears() {
     let mut world = World::new(GRANT);
     world.offload("shop");

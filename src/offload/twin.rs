@@ -244,9 +244,20 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut TwinRow, op: Op, re
 pub(crate) fn plan_tenant(facts: &mut Facts, key: &Key, _now: Now) -> Step {
     let Some(consumer) = facts.consumers.get(&key.peer) else { return Step::Forget };
     if consumer.leaving && facts.namespaces_synced {
-        let left = facts.namespaces.values().any(|n| n.marked && *n.consumer == *consumer.spec.cluster.as_str());
+        let theirs = || facts.namespaces.iter().filter(|(_, n)| n.marked && *n.consumer == *consumer.spec.cluster.as_str());
+        let left = theirs().any(|(_, n)| owned(n, &facts.home, consumer, &n.original));
         if left || !consumer.phases.is_empty() || !consumer.making.is_empty() {
             return Step::Wait(Duration::from_secs(1));
+        }
+        // Put back from a backup, say, or with a mark changed by hand: nobody may take it for ours, the consumer's leaving does not wait for it.
+        let others: Vec<_> = theirs().map(|(name, _)| name.to_string()).collect();
+        if !others.is_empty() {
+            let what = format!(
+                "{} has left; of the namespaces marked as its twins, {} are not those that were made for it and stay: delete them by hand",
+                consumer.spec.cluster,
+                others.join(", ")
+            );
+            facts.event(Event::Trouble { what });
         }
         facts.consumers.remove(&key.peer);
         facts.event(Event::ConsumerGone { peer: key.peer });
