@@ -192,7 +192,7 @@ pub struct Setting {
 #[derive(Clone, Debug, Default, PartialEq, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Refused {
     /// Where: `tunnel` (datagrams and packets), `rules` (packets, by the host's rules), `listener` (connections to the control end),
-    /// `control` (requests there), `socket` (callers of the local socket).
+    /// `control` (requests there), `offload` (what objects of consumers ask for), `socket` (callers of the local socket).
     pub at: String,
     /// Why, in one word.
     pub reason: String,

@@ -3,6 +3,7 @@
 //! Driven by the shell or the in-memory world with four verbs: `handle_*`, `handle_timeout`, `poll_*`, `poll_timeout`. It knows no transport and reads no clock.
 //! Provider calls all go to `Cluster::Home`; only a consumer calls another cluster. What an object means to the rows is in [`super::route`].
 
+use super::denials::Denials;
 use super::facts::{Consumer, Facts, Leaving, Outbox, Provider, Reached, Wake};
 use super::kind::{Key, KindId, Seen, Sort};
 use super::namespace;
@@ -185,6 +186,7 @@ impl Agent {
             made_synced: false,
             shadow_slices_synced: false,
             transit: Transit::new(spec.transit),
+            denials: Denials::default(),
             out: Outbox::default(),
         };
         Agent { facts, loops: Reflector::new(spec.seed), feeds: Feeds::default(), now, stale: true, refused: false }
@@ -434,6 +436,11 @@ impl Agent {
     /// How many rows of each kind are used, and how many there may be; the names are the metric's labels.
     pub fn fill(&self) -> impl Iterator<Item = (&'static str, usize, usize)> + '_ {
         Sort::ALL.iter().map(|&(sort, name)| (name, self.loops.table.count(sort), sort.capacity()))
+    }
+
+    /// How often what consumers' objects ask for was refused since the daemon began, by reason; the names are the metric's labels.
+    pub fn denials(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.facts.denials.counted()
     }
 
     /// Namespaces, providers or what is known of them changed: links and watches follow.

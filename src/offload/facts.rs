@@ -3,6 +3,7 @@
 //! Only [`super::agent`] (from watches) and settled replies change it. A plan that finds a fact not yet told waits; it never guesses.
 
 use super::agent::{ConsumerSpec, Event, ProviderSpec};
+use super::denials::Denials;
 use super::kind::{Key, Uid};
 use super::namespace::{MapView, Mapped, NamespaceView, OffloadingView, Phase};
 use super::node::NodeView;
@@ -68,6 +69,8 @@ pub(crate) struct Facts {
     pub shadow_slices_synced: bool,
     /// What providers are told of each other's pods.
     pub transit: Transit,
+    /// What was refused of what consumers' objects ask for.
+    pub denials: Denials,
     pub out: Outbox,
 }
 

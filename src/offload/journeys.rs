@@ -692,23 +692,6 @@ fn what_was_not_granted_waits_and_says_so_until_there_is_room() {
     assert_eq!((&status(&world)["phase"], &status(&world)["reason"]), (&json!("Running"), &Value::Null));
 }
 
-#[test]
-fn a_name_that_no_api_server_gives_is_cut_at_a_character() {
-    let mut world = running();
-    let name = format!("a{}", "é".repeat(126));
-    let path = format!("/api/v1/namespaces/shop-edge/services/{name}");
-    world.sites[1].server.put(
-        &path,
-        json!({"metadata": {"name": name, "namespace": "shop-edge",
-        "labels": {"sluice.internal/managed": "true", "offloading.liqo.io/origin": "edge"}}}),
-    );
-    let asked = format!("/api/v1/namespaces/shop-edge/services/a{}", "%C3%A9".repeat(126));
-    world.denied = Some(asked.clone());
-    world.restart(0, GRANT);
-    world.run(30);
-    assert!(world.calls.iter().any(|(site, verb, at)| (*site, *verb) == (0, Verb::Delete) && *at == asked), "its removal is tried");
-}
-
 /// Two twins of one consumer, and room for one pod: `web-1` runs in the first, `web-2` waits in the second.
 fn crowded() -> World {
     let mut world = World::new(Amount { cpu: 150, ..GRANT });
@@ -753,6 +736,19 @@ fn what_runs_counts_until_it_is_gone_whatever_becomes_of_its_twin() {
 }
 
 #[test]
+fn what_is_refused_of_a_consumers_objects_is_counted_by_reason() {
+    let mut world = crowded();
+    let counted = |w: &World| -> Vec<u64> { w.sites[1].agent.denials().map(|(_, count)| count).collect() };
+    assert_eq!(counted(&world), [1, 0, 0, 0], "over the grant, once");
+    world.run(300);
+    assert_eq!(counted(&world), [1, 0, 0, 0], "that it waits is no news");
+    let pod = json!({"hostNetwork": true, "containers": [{"name": "c", "image": "lq/web:1", "resources": {"requests": {"cpu": "1m"}}}]});
+    world.sites[1].server.put(&SHADOW.replace("web-1", "web-3"), json!({"metadata": {"name": "web-3", "namespace": "shop-edge"}, "spec": {"pod": pod}}));
+    world.run(10);
+    assert_eq!(counted(&world), [1, 1, 0, 0]);
+}
+
+#[test]
 fn a_namespace_with_a_consumers_marks_that_is_not_the_one_we_made_does_not_keep_it() {
     let mut world = running();
     // As a backup that was put back: marks and all, under a new UID.
@@ -767,6 +763,23 @@ fn a_namespace_with_a_consumers_marks_that_is_not_the_one_we_made_does_not_keep_
     assert!(events.contains(&Event::ConsumerGone { peer: PEER }));
     assert!(events.iter().any(|e| matches!(e, Event::Trouble { what } if what.contains("shop-edge"))), "{events:?}");
     assert!(world.at(1, path).is_some(), "what is not ours stays");
+}
+
+#[test]
+fn a_name_that_no_api_server_gives_is_cut_at_a_character() {
+    let mut world = running();
+    let name = format!("a{}", "é".repeat(126));
+    let path = format!("/api/v1/namespaces/shop-edge/services/{name}");
+    world.sites[1].server.put(
+        &path,
+        json!({"metadata": {"name": name, "namespace": "shop-edge",
+        "labels": {"sluice.internal/managed": "true", "offloading.liqo.io/origin": "edge"}}}),
+    );
+    let asked = format!("/api/v1/namespaces/shop-edge/services/a{}", "%C3%A9".repeat(126));
+    world.denied = Some(asked.clone());
+    world.restart(0, GRANT);
+    world.run(30);
+    assert!(world.calls.iter().any(|(site, verb, at)| (*site, *verb) == (0, Verb::Delete) && *at == asked), "its removal is tried");
 }
 
 #[test]

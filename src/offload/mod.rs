@@ -7,6 +7,7 @@
 
 mod agent;
 mod calls;
+mod denials;
 mod facts;
 #[cfg(test)]
 mod journeys;

@@ -5,6 +5,7 @@
 
 use super::agent::Event;
 use super::calls;
+use super::denials::Denied;
 use super::facts::{Consumer, Facts, Wake};
 use super::kind::{self, Key, MAPS, NAMESPACES, Next, Op, QUOTAS, Seen, SeenView, Sort, Step};
 use super::namespace::{self, Mapped, NamespaceView, Phase};
@@ -162,6 +163,7 @@ fn answer(facts: &mut Facts, key: &Key, twin: &str, phase: Phase, why: Option<&s
         consumer.phases.insert(key.name.clone(), said);
         facts.wake(Wake::Row(Key::new(Sort::Tenant, key.peer, "", "")));
         if let Some(why) = why {
+            facts.denials.count(Denied::Namespace, 1);
             facts.event(Event::TwinRefused { peer: key.peer, twin: twin.into(), why: why.into() });
         }
     }

@@ -635,6 +635,7 @@ impl Driver {
             drops: self.edge.gateway().drops().iter().map(|(reason, count)| (reason.name(), count)).collect(),
             rule_drops: rules.named().to_vec(),
             refusals,
+            denials: self.edge.agent().denials().collect(),
             doors,
             requests: outcomes.collect(),
             begun: turns(&Turn::BEGUN),

@@ -17,6 +17,8 @@ pub(super) struct Counts {
     pub(super) rule_drops: Vec<(&'static str, u64)>,
     /// Control requests the authority refused, by reason.
     pub(super) refusals: Vec<(&'static str, u64)>,
+    /// What consumers' objects asked for and was refused, by reason.
+    pub(super) denials: Vec<(&'static str, u64)>,
     /// Connections that were refused before a request was read: door, reason.
     pub(super) doors: Vec<(&'static str, &'static str, u64)>,
     /// Requests to API servers: whose, outcome.
@@ -199,6 +201,8 @@ fn traffic(page: &mut Page, counts: &Counts) {
     page.by(("sluice_rule_drops_total", "counter", "Packets the packet rules dropped, by rule."), "rule", rules);
     let refused = counts.refusals.iter().copied();
     page.by(("sluice_refusals_total", "counter", "Control requests of peers and strangers that were refused, by reason."), "reason", refused);
+    let denied = counts.denials.iter().copied();
+    page.by(("sluice_offload_refusals_total", "counter", "What the objects of consumers asked for and was refused, by reason."), "reason", denied);
     let doors = ("sluice_connection_refusals_total", "Connections that were refused before a request was heard, by door and reason.");
     page.by_two(doors, ["door", "reason"], &counts.doors);
     page.by_two(("sluice_api_requests_total", "Requests to API servers, by whose and outcome."), ["server", "outcome"], &counts.requests);
@@ -259,6 +263,7 @@ mod tests {
             drops: vec![("malformed_datagram", 5), ("no_peer", 0)],
             rule_drops: vec![("node_end", 1)],
             refusals: vec![("unauthenticated", 2), ("used", 1)],
+            denials: vec![("grant", 2), ("endpoint", 0)],
             doors: vec![("control", "full", 0), ("local", "not_root", 3)],
             requests: vec![("home", "done", 9), ("peer", "throttled", 4)],
             begun: vec![("home", "listed", 2), ("home", "resumed", 7)],

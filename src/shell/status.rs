@@ -53,6 +53,7 @@ pub(super) fn counted(at: &str, reason: &str, count: u64) -> Option<Refused> {
 pub(super) fn status(parts: &mut Parts<'_>, mut refused: Vec<Refused>, looked: Option<Instant>, now: Now) -> Status {
     refused.extend(parts.edge.gateway().drops().iter().filter_map(|(reason, count)| counted("tunnel", reason.name(), count)));
     refused.extend(parts.edge.authority().refusals().filter_map(|(reason, count)| counted("control", reason, u64::from(count))));
+    refused.extend(parts.edge.agent().denials().filter_map(|(reason, count)| counted("offload", reason, count)));
     let known = parts.edge.authority().status(now);
     let dropped: u64 = parts.edge.gateway().drops().iter().map(|(_, count)| count).sum();
     let mut peers: Vec<Peer> = known.peers.iter().map(|peering| peer(parts, peering, dropped, looked, now)).collect();

@@ -8,6 +8,7 @@ use crate::clock::Now;
 use crate::kube::call::{Cluster, Make, Resource, Unfit};
 use crate::kube::reply::Reply;
 use crate::offload::calls;
+use crate::offload::denials::Denied;
 use crate::offload::facts::{About, Facts, Reached, clipped};
 use crate::offload::kind::{self, CONFIG_MAPS, Key, Next, Op, SECRETS, SERVICES, SHADOW_SLICES, SLICES, Seen, SeenView, Sort, Step, Uid};
 use crate::offload::ownership::{DESTINATION, MANAGED, MANAGED_BY, ORIGIN, digest};
@@ -190,6 +191,7 @@ fn make(facts: &Facts, key: &Key, namespace: &str, uid: Option<Uid>) -> Make {
     if matches!(sort, Sort::Slice | Sort::Render) {
         marks.insert(endpoint_slice::MANAGED_BY, endpoint_slice::MANAGER.into());
     }
+    let denials = facts.denials.clone();
     Box::new(move |json: &[u8]| {
         let source: Value = serde_json::from_slice(json).map_err(|_| Unfit::Refused("the object is no JSON".into()))?;
         let content: Map<String, Value> = match sort {
@@ -197,7 +199,11 @@ fn make(facts: &Facts, key: &Key, namespace: &str, uid: Option<Uid>) -> Make {
             Sort::Slice => endpoint_slice::shadow(&source, &prefixes, &node, &others)?,
             Sort::ConfigMap => config_map::content(&source, false)?,
             Sort::Secret => config_map::content(&source, true)?,
-            _ => endpoint_slice::render(&source, &images, reachable)?.0,
+            _ => {
+                let (content, left_out) = endpoint_slice::render(&source, &images, reachable)?;
+                denials.count(Denied::Endpoint, left_out);
+                content
+            }
         };
         let mut meta = config_map::meta(&source, &marks);
         meta["name"] = json!(name);

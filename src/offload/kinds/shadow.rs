@@ -10,6 +10,7 @@ use crate::identity::ClusterId;
 use crate::kube::call::{Cluster, Unfit};
 use crate::kube::reply::Reply;
 use crate::offload::calls;
+use crate::offload::denials::Denied;
 use crate::offload::facts::{Facts, Reached, Wake, clipped};
 use crate::offload::kind::{self, Key, Next, Op, PODS, SHADOW_PODS, Seen, SeenView, Step, Uid};
 use crate::offload::offer::Amount;
@@ -269,7 +270,7 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut ShadowRow, now: Now) 
             let why = used.beyond(amount, consumer.spec.grant);
             row.short = why.is_some();
             if let Some(why) = why {
-                return refuse(row, &uid, path, &why);
+                return refuse(facts, row, &uid, path, (Denied::Grant, &why));
             }
             let (origin, here, grant) = (consumer.spec.cluster.clone(), facts.home.clone(), consumer.spec.grant);
             let (name, namespace) = (key.name.to_string(), key.namespace.to_string());
@@ -281,12 +282,13 @@ pub(crate) fn plan(facts: &mut Facts, key: &Key, row: &mut ShadowRow, now: Now) 
 }
 
 /// Says in the ShadowPod why there is no Pod; the consumer asks for it there.
-fn refuse(row: &mut ShadowRow, uid: &Uid, path: String, why: &str) -> Step {
+fn refuse(facts: &Facts, row: &mut ShadowRow, uid: &Uid, path: String, (what, why): (Denied, &str)) -> Step {
     let said = ownership::digest([uid.as_bytes(), why.as_bytes()]);
     if row.said == said {
         return Step::Wait(ROOM_EVERY);
     }
     row.said = said;
+    facts.denials.count(what, 1);
     let status = json!({"reason": "OffloadingBackOff", "message": why});
     Step::Do(Op::Status, calls::status(Cluster::Home, path, uid, status))
 }
@@ -329,11 +331,11 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut ShadowRow, op: Op, 
         }
         // Ours that the watch has not told of, or a pod somebody else put there: wait, and say so if it lasts.
         // What was held stays held: if it is ours, it counts, whether or not it is ever seen.
-        (Op::Create, Reply::Conflict) => tell(key, row, "a pod of this name exists in the twin namespace"),
+        (Op::Create, Reply::Conflict) => tell(facts, key, row, "a pod of this name exists in the twin namespace"),
         (Op::Create, Reply::Unfit(Unfit::Refused(why)) | Reply::Refused(why)) => {
             let why = why.clone();
             release(facts, key, row);
-            tell(key, row, &why)
+            tell(facts, key, row, &why)
         }
         // No answer: the Pod may have been made. What was held stays held until the watch tells.
         (Op::Create, Reply::Unreachable(_)) => Next::BackOff,
@@ -371,9 +373,9 @@ pub(crate) fn settle(facts: &mut Facts, key: &Key, row: &mut ShadowRow, op: Op, 
 }
 
 /// The refusal as the next call, if it has not been said yet.
-fn tell(key: &Key, row: &mut ShadowRow, why: &str) -> Next {
+fn tell(facts: &Facts, key: &Key, row: &mut ShadowRow, why: &str) -> Next {
     let Some(uid) = row.shadow.as_ref().map(|s| s.uid.clone()) else { return Next::Again };
-    match refuse(row, &uid, SHADOW_PODS.object(Some(&key.namespace), &key.name), clipped(why, 512)) {
+    match refuse(facts, row, &uid, SHADOW_PODS.object(Some(&key.namespace), &key.name), (Denied::Pod, clipped(why, 512))) {
         Step::Do(op, call) => Next::Call(op, call),
         _ => Next::BackOff,
     }
