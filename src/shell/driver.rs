@@ -51,6 +51,8 @@ const MAILBOX: usize = 32;
 const ASK: Duration = Duration::from_secs(30);
 /// The pause before the daemon's own token is asked for again.
 const TOKEN_AGAIN: Duration = Duration::from_secs(10);
+/// How often a mounted token is read again; the kubelet writes a new one when the old one has a fifth of its life left, 12 minutes as a rule.
+const MOUNTED_AGAIN: Duration = Duration::from_secs(300);
 /// How often a peer's clock is taken down as a witness.
 const WITNESS: Duration = Duration::from_secs(30);
 
@@ -288,7 +290,7 @@ impl Driver {
         if self.token.is_some_and(|due| now.mono >= due) {
             self.token = Some(now.mono + TOKEN_AGAIN);
             if !self.renewing && !self.preparing {
-                self.renew_token();
+                self.renew_token(now);
             }
         }
         self.verbs.handle_timeout(now, &mut self.edge);
@@ -537,8 +539,7 @@ impl Driver {
         if self.config.api_server.is_none() {
             self.control.lead_to(address);
         }
-        // A mounted token is renewed by the kubelet and read again half an hour from now.
-        self.token = Some(now.mono + lifetime.unwrap_or(Duration::from_secs(TOKEN_LIFE)) * 2 / 3);
+        self.token = Some(now.mono + lifetime.map_or(MOUNTED_AGAIN, |life| life * 2 / 3));
         let ca = String::from_utf8(access.ca).map_err(|_| "the kubeconfig's CA is no text".to_owned())?;
         self.facts = Facts { nodes, architecture, ca, ..self.facts.clone() };
         self.edge.authority().set_facts(self.facts.clone());
@@ -649,12 +650,13 @@ impl Driver {
         }
     }
 
-    fn renew_token(&mut self) {
+    fn renew_token(&mut self, now: Now) {
         let mounted = Path::new(kubeconfig::MOUNTED).join("token");
         if !Path::new(&self.config.kubeconfig).exists()
             && let Ok(token) = kubeconfig::token_file(&mounted, &kubeconfig::read_file)
         {
             self.api.set_token(Cluster::Home, token);
+            self.token = Some(now.mono + MOUNTED_AGAIN);
             return;
         }
         let body = format!(r#"{{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{{"expirationSeconds":{TOKEN_LIFE}}}}}"#);
