@@ -266,14 +266,15 @@ impl Upkeep {
     }
 
     fn apply_rules(&mut self) -> Result<(), UpkeepError> {
-        if let Ok(dropped) = self.dropped() {
-            self.dropped = dropped;
-        }
+        let dropped = self.dropped().unwrap_or(self.dropped);
         match (&mut self.ruleset, &self.wanted.rules) {
-            (Some(ruleset), Some(rules)) => Ok(ruleset.apply(rules)?),
-            (Some(ruleset), None) => Ok(ruleset.remove()?),
-            (None, _) => Ok(()),
+            (Some(ruleset), Some(rules)) => ruleset.apply(rules)?,
+            (Some(ruleset), None) => ruleset.remove()?,
+            (None, _) => {}
         }
+        // New rules count from nothing; those that could not be replaced still hold what they counted.
+        self.dropped = dropped;
+        Ok(())
     }
 
     /// Whether the rules had to be written again.
@@ -282,8 +283,9 @@ impl Upkeep {
         if ruleset.is_whole()? {
             return Ok(false);
         }
-        self.dropped = self.dropped.plus(ruleset.dropped().unwrap_or_default());
+        let dropped = self.dropped.plus(ruleset.dropped().unwrap_or_default());
         ruleset.apply(rules)?;
+        self.dropped = dropped;
         Ok(true)
     }
 
