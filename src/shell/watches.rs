@@ -4,7 +4,7 @@
 //! `Refused`; before it a `Bookmark` tells the last version whose events were all told, if it is newer than the last one told.
 //! The core opens anew; the back-off between openings is kept *here*, by server and path, so a core may ask at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ const ERROR_BODY: usize = 4096;
 pub(super) struct Watches {
     open: Mutex<BTreeMap<u32, AbortHandle>>,
     failed: Mutex<BTreeMap<(Cluster, String), Failure>>,
+    /// Whose last stream went on from a version and told nothing until it was taken for dead.
+    silent: Mutex<BTreeSet<(Cluster, String)>>,
     /// Rung when failures were forgotten.
     forgiven: Notify,
 }
@@ -56,6 +58,8 @@ struct Failure {
 /// How a stream ended.
 enum End {
     Cut,
+    /// Nothing came for longer than [`SILENCE`].
+    Silent,
     Expired,
     Refused(String),
     Throttled(Duration),
@@ -160,6 +164,21 @@ impl Watches {
         }
     }
 
+    /// Notes how a stream that went on from a version ended: with nothing told, by silence. True if the one before did too, and all must be listed: an API
+    /// server whose data was put back from a backup accepts a version that it has not reached yet, and tells nothing until it has, bookmarks neither.
+    /// Once alone is no sign of that: the path may have been cut just then.
+    fn silent(&self, key: &(Cluster, String), silent: bool) -> bool {
+        let mut all = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = all.remove(key);
+        if silent && !before {
+            if all.len() >= WATCHES {
+                all.pop_first();
+            }
+            all.insert(key.clone());
+        }
+        silent && before
+    }
+
     fn success(&self, key: &(Cluster, String)) {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
@@ -184,8 +203,19 @@ where
             }
         }
     };
+    let end = match end {
+        End::Silent if shared.watches.silent(&key, watch.from.is_some() && !progress.any) => End::Expired,
+        End::Silent => End::Cut,
+        end => {
+            // One that was cut before it could have told anything says nothing about it.
+            if progress.any {
+                shared.watches.silent(&key, false);
+            }
+            end
+        }
+    };
     let turn = match &end {
-        End::Cut | End::Deaf => Turn::Cut,
+        End::Silent | End::Cut | End::Deaf => Turn::Cut,
         End::Expired => Turn::Expired,
         End::Refused(_) => Turn::Refused,
         End::Throttled(_) => Turn::Throttled,
@@ -201,7 +231,7 @@ where
         End::Expired if watch.from.is_some() => shared.watches.at_once(&key),
         End::Throttled(wait) => shared.watches.failure(key, true, *wait, jitter),
         End::Refused(_) => shared.watches.failure(key, true, Duration::from_secs(1), jitter),
-        End::Cut | End::Expired => shared.watches.failure(key, false, Duration::ZERO, jitter),
+        End::Silent | End::Cut | End::Expired => shared.watches.failure(key, false, Duration::ZERO, jitter),
         End::Deaf => return,
     }
     if progress.version != progress.bookmarked
@@ -285,8 +315,8 @@ where
             Ok(Taken::Nothing) => {
                 // Who holds up others must not be slow.
                 let limit = if large.is_some() { STEP } else { SILENCE };
-                if link.fill(&mut response, limit).await.is_err() {
-                    return End::Cut;
+                if let Err(fault) = link.fill(&mut response, limit).await {
+                    return if large.is_none() && matches!(fault, Fault::Slow(_)) { End::Silent } else { End::Cut };
                 }
             }
             Ok(Taken::End) => {
@@ -435,6 +465,22 @@ mod tests {
 
     fn seen(name: &str) -> Told<String> {
         Told::Seen(name.into())
+    }
+
+    #[test]
+    fn only_two_silent_streams_in_a_row_that_went_on_are_a_reason_to_list() {
+        let watches = Watches::default();
+        let key = |path: &str| (Cluster::Home, path.to_owned());
+        assert!(!watches.silent(&key("/a"), true));
+        assert!(!watches.silent(&key("/b"), true), "each for itself");
+        assert!(watches.silent(&key("/a"), true));
+        assert!(!watches.silent(&key("/a"), true), "and from the beginning again");
+        assert!(!watches.silent(&key("/a"), false), "something was told");
+        assert!(!watches.silent(&key("/a"), true));
+        for n in 0..2 * WATCHES {
+            watches.silent(&key(&n.to_string()), true);
+        }
+        assert!(watches.silent.lock().expect("no panic").len() <= WATCHES);
     }
 
     #[tokio::test]
