@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -162,4 +165,34 @@ func (f *faulty) set(w http.ResponseWriter, r *http.Request) {
 	f.began, f.all, f.watches, f.lists, f.second, f.now, f.most = time.Now(), 0, 0, 0, 0, 0, 0
 	close(f.changed)
 	f.changed = make(chan struct{})
+}
+
+func reword(socket, upstream, word, other string) {
+	listen, err := net.Listen("unix", socket)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		caller, err := listen.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		go func() {
+			defer caller.Close()
+			up, err := net.Dial("unix", upstream)
+			if err != nil {
+				log.Print(err)
+				return
+			}
+			defer up.Close()
+			go io.Copy(up, caller)
+			answers := bufio.NewReader(up)
+			for {
+				line, err := answers.ReadString('\n')
+				if _, failed := io.WriteString(caller, strings.ReplaceAll(line, word, other)); err != nil || failed != nil {
+					return
+				}
+			}
+		}()
+	}
 }

@@ -15,6 +15,7 @@
 //	                                      must be; prints 1 for each that was answered within a second and 0 for others
 //	app relay IF IF DELAY JITTER LOSS     carries Ethernet frames both ways, late (ms each way) and not all (percent)
 //	app faults LISTEN UPSTREAM CONTROL PKI   a proxy before an API server, that can answer wrongly, late or not at all
+//	app reword SOCKET UPSTREAM WORD OTHER   a local socket before another one, whose answers say OTHER for WORD
 //	app call METHOD HOST PORT PATH [BEARER]   one HTTP request; prints the status, fails without an answer
 //	app hold HOST PORT N SECONDS          opens connections and says nothing; prints how many were left open
 //	app scan tcp|udp HOST FROM TO         asks every port; prints those that answer
@@ -77,6 +78,8 @@ func main() {
 		relay(arg[1], arg[2], number(arg[3]), number(arg[4]), number(arg[5]))
 	case arg[0] == "faults" && n == 4:
 		faults(arg[1], arg[2], arg[3], arg[4])
+	case arg[0] == "reword" && n == 4:
+		reword(arg[1], arg[2], arg[3], arg[4])
 	case arg[0] == "call" && (n == 4 || n == 5):
 		call(arg[1], arg[2], arg[3], arg[4], arg[5])
 	case arg[0] == "hold" && n == 4:
@@ -100,7 +103,7 @@ func main() {
 		}
 		replay(file, arg[2], arg[3])
 	default:
-		log.Fatal("usage: app serve|get|beat|blob|lookup|listen|ask|echo|rtt|pour|hear|sized|relay|faults|call|hold|scan|forge|flood|replay|ticket|key|pause; see the head of main.go")
+		log.Fatal("usage: app serve|get|beat|blob|lookup|listen|ask|echo|rtt|pour|hear|sized|relay|faults|reword|call|hold|scan|forge|flood|replay|ticket|key|pause; see the head of main.go")
 	}
 }
 
@@ -348,7 +351,9 @@ func sized(to string, size, count int, df bool) {
 	if df {
 		how = syscall.IP_PMTUDISC_WANT
 	}
-	raw.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_MTU_DISCOVER, how) })
+	raw.Control(func(fd uintptr) {
+		err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_MTU_DISCOVER, how)
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
