@@ -391,7 +391,9 @@ impl Driver {
     fn refused(&mut self) -> Vec<Refused> {
         let listener = Refusal::ALL.iter().zip(self.control.refusals()).filter_map(|(why, count)| counted("listener", why.name(), count));
         let socket = local::Refusal::ALL.iter().zip(self.doors.local.iter()).filter_map(|((_, name), count)| counted("socket", name, count.load(Relaxed)));
-        let mut refused: Vec<Refused> = listener.chain(socket).collect();
+        let lost = self.pump.lost();
+        let tunnel = lost.named().into_iter().filter_map(|(reason, count)| counted("tunnel", reason, count));
+        let mut refused: Vec<Refused> = listener.chain(socket).chain(tunnel).collect();
         if let Ok(dropped) = self.upkeep.dropped() {
             refused.extend(dropped.named().into_iter().filter_map(|(reason, count)| counted("rules", reason, count)));
         }
@@ -633,7 +635,7 @@ impl Driver {
             ("api_passage", passages, budget::PASSAGES),
         ]);
         Counts {
-            drops: self.edge.gateway().drops().iter().map(|(reason, count)| (reason.name(), count)).collect(),
+            drops: self.edge.gateway().drops().iter().map(|(reason, count)| (reason.name(), count)).chain(self.pump.lost().named()).collect(),
             rule_drops: rules.named().to_vec(),
             refusals,
             denials: self.edge.agent().denials().collect(),

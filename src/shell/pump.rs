@@ -35,6 +35,15 @@ pub struct Lost {
     pub datagrams: u64,
     /// Packets the TUN refused.
     pub packets: u64,
+    /// Datagrams that came while the socket's queue was full.
+    pub unread: u64,
+}
+
+impl Lost {
+    /// Each with its word for the status and the metrics.
+    pub fn named(&self) -> [(&'static str, u64); 3] {
+        [("not_sent", self.datagrams), ("device_full", self.packets), ("queue_full", self.unread)]
+    }
 }
 
 /// Socket, device and the buffers between them.
@@ -69,7 +78,7 @@ impl Pump {
 
     /// What was lost so far.
     pub fn lost(&self) -> Lost {
-        self.lost
+        Lost { unread: self.udp.overflowed(), ..self.lost }
     }
 
     /// Lets go of what is no longer used; asked about once a second.

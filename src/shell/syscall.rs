@@ -103,6 +103,17 @@ pub(super) fn set_option(socket: &impl AsFd, level: i32, option: i32, value: i32
     check(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), size_of::<i32>() as libc::socklen_t) })
 }
 
+/// How many datagrams the kernel dropped because this socket's queue was full; 0 before Linux 4.12.
+pub(super) fn queue_drops(socket: &impl AsFd) -> u64 {
+    // <linux/sock_diag.h>: SK_MEMINFO_DROPS, the last of nine.
+    const DROPS: usize = 8;
+    let mut all = [0u32; DROPS + 1];
+    let mut size = size_of_val(&all) as libc::socklen_t;
+    // SAFETY: the descriptor is open, and pointer and length describe `all`.
+    let done = unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, all.as_mut_ptr().cast(), &raw mut size) };
+    if done == 0 && size as usize == size_of_val(&all) { u64::from(all[DROPS]) } else { 0 }
+}
+
 /// Lets the runtime watch an open file or socket. Must be called inside the runtime.
 pub(super) fn watched<T: AsFd + AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: `owner` is a std type that owns its descriptor, never swaps it, and closes it only after the AsyncFd has let go of it.

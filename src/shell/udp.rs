@@ -14,6 +14,8 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -65,6 +67,8 @@ pub struct Udp {
     /// Until when nobody listens in the open.
     rests: Option<Instant>,
     tidied: Instant,
+    /// What was lost in the queues of lanes that have ended.
+    lost: Arc<AtomicU64>,
 }
 
 const _: () = assert!(PEERS <= u64::BITS as usize);
@@ -77,6 +81,13 @@ struct Lane {
     source: Option<Ipv6Addr>,
     made: Instant,
     heard: Instant,
+    lost: Arc<AtomicU64>,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.lost.fetch_add(syscall::queue_drops(&self.socket), Relaxed);
+    }
 }
 
 /// How datagrams are sent; each is the next one's better.
@@ -167,6 +178,7 @@ impl Udp {
             missed: 0,
             rests: None,
             tidied: Instant::default(),
+            lost: Arc::default(),
         })
     }
 
@@ -176,6 +188,12 @@ impl Udp {
     /// The kernel's.
     pub fn port(&self) -> io::Result<u16> {
         self.open.local_addr().map(|address| address.port())
+    }
+
+    /// How many datagrams came and were lost because nobody read them soon enough: the kernel drops what finds its queue full.
+    pub fn overflowed(&self) -> u64 {
+        let lanes = self.lanes.iter().flatten().map(|lane| syscall::queue_drops(&lane.socket));
+        self.lost.load(Relaxed) + syscall::queue_drops(&self.open) + lanes.sum::<u64>()
     }
 
     /// Waits until a datagram may be read. It may also return when there is none.
@@ -300,7 +318,7 @@ impl Udp {
         let _ = self.joined && syscall::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         let socket: UdpSocket = socket.into();
         syscall::poll_add(self.set.get_ref(), &socket, peer as u32)?;
-        Ok(Lane { socket, to, source, made: now, heard: now })
+        Ok(Lane { socket, to, source, made: now, heard: now, lost: self.lost.clone() })
     }
 
     /// A socket on the port whose ends are `to` and the address that was called; and that address, if the kernel would choose another.

@@ -209,3 +209,34 @@ fn while_it_rests_what_comes_in_the_open_wakes_nobody_and_is_there_afterwards() 
         assert_eq!(hub.receive(OPEN, &mut incoming, began + REST).0, 3);
     });
 }
+
+#[test]
+fn what_finds_a_queue_full_is_counted_also_when_its_lane_has_ended() {
+    in_runtime(async {
+        let (mut a, mut b) = (Udp::bind(0).expect("a port"), Udp::bind(0).expect("a port"));
+        let from = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), a.port().expect("bound"));
+        let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), b.port().expect("bound"));
+        let flood = |a: &mut Udp| {
+            let mut outgoing = Outgoing::new();
+            // More than any queue of ours holds, at some 2 KiB of the kernel's memory each.
+            for _ in 0..200 {
+                while let Some(room) = outgoing.room() {
+                    room[..1400].fill(7);
+                    outgoing.push(target, None, 1400);
+                }
+                a.send(&outgoing);
+                outgoing.clear();
+            }
+        };
+        assert_eq!(b.overflowed(), 0);
+        flood(&mut a);
+        let open = b.overflowed();
+        assert!(open > 0);
+        b.heard(1, from, None, OPEN, Instant::default());
+        flood(&mut a);
+        let lane = b.overflowed();
+        assert!(lane > open, "{lane} {open}");
+        b.end_lanes();
+        assert_eq!(b.overflowed(), lane);
+    });
+}
