@@ -1,6 +1,6 @@
 # hostile.sh, sourced after story.sh and peering.sh by the stories of attacks.
 #
-#   counted NAME AT REASON          how often that was refused since the daemon began (`sluice status -o json`, .refused)
+#   counted NAME AT REASON          how often that was refused since the daemon began, by its metrics; AT as in `sluice status -o json`, .refused
 #   mark NAME; rose NAME AT REASON [N]   it was refused at least N times (1) more than at the last mark
 #   untouched_before NAME; untouched NAME    what the side holds is what it held
 #
@@ -10,12 +10,24 @@
 #   mallory_enrols TICKET [BIT]     the session of a ticket; then ask and enrol (below)
 #   mallory_peers KEYS              the session of a key that was enrolled (KEYS as `app key` prints them)
 #   mallory COMMAND...              in its namespace
-counted() { sluice "$1" status -o json | jq -r --arg a "$2" --arg r "$3" '[.refused[] | select(.at == $a and .reason == $r) | .count] | add // 0'; }
+metrics() { lab exec "$1" curl -s -m5 http://127.0.0.1:51820/metrics; }
+series() { # AT REASON
+  case $1 in
+    tunnel) echo "sluice_tunnel_drops_total{reason=\"$2\"}";;
+    rules) echo "sluice_rule_drops_total{rule=\"$2\"}";;
+    control) echo "sluice_refusals_total{reason=\"$2\"}";;
+    offload) echo "sluice_offload_refusals_total{reason=\"$2\"}";;
+    listener) echo "sluice_connection_refusals_total{door=\"control\",reason=\"$2\"}";;
+    socket) echo "sluice_connection_refusals_total{door=\"local\",reason=\"$2\"}";;
+  esac
+}
+valued() { awk -v s="$1" '$1 == s {n = $2} END{print n + 0}'; }
+counted() { metrics "$1" | valued "$(series "$2" "$3")"; }
 declare -A marked kept_as
-mark() { marked[$1]=$(sluice "$1" status -o json | jq -c .refused); }
+mark() { marked[$1]=$(metrics "$1"); }
 rose() {
   local now before; now=$(counted "$1" "$2" "$3")
-  before=$(jq -r --arg a "$2" --arg r "$3" '[.[] | select(.at == $a and .reason == $r) | .count] | add // 0' <<< "${marked[$1]}")
+  before=$(valued "$(series "$2" "$3")" <<< "${marked[$1]}")
   echo "$2 $3: $before, now $now"; [ $((now - before)) -ge "${4:-1}" ]
 }
 grew() { local name=$1; shift; check "$name: counted as $2" within 5 rose "$name" "$1" "$2" "${3:-1}"; }
