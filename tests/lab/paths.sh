@@ -33,3 +33,4 @@ image_dir=$cache/images/$(sha256sum "$lab/images" <(echo "$kube_dir $app_dir") <
 # The other WireGuard that `sluice tunnel` is tried against
 wireguard_version=v0.0.0-20260522210424-ecfc5a8d5446
 wireguard_dir=$cache/wireguard/$wireguard_version
+wireguard() { CGO_ENABLED=0 GOWORK=off GOBIN=$1 nice -n 5 go install -trimpath -ldflags "-s -w" "golang.zx2c4.com/wireguard@$wireguard_version"; } # DIR: builds it there
