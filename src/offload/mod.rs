@@ -1,7 +1,7 @@
 //! The virtual node: home pods to a provider and their status back, what they need beside them, and the provider's side of the same. Pure.
 //!
 //! [`Agent`] is all the edge sees; [`read`] is called by whoever carries out watches. Inside: `route` turns what is seen into rows and facts, `reflect` is
-//! the one loop (plan, call, settle), `table` the rows, `watch` the watches; `node`, `namespace`, `twin` and the files in `kinds` each decide one thing.
+//! the one loop (plan, call, settle), `table` the rows, `watch` the watches, `denials` counts what is refused; `node`, `namespace`, `twin` and the files in `kinds` each decide one thing.
 //! A provider is told of other providers' pods that our slices name, under addresses of our transit range: `transit` allots them and is what the gateway lets in.
 //! One closed enum of views and one table serve all kinds: with a reflector a kind there were eight due queues to be fair between and the same code thrice.
 

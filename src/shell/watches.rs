@@ -58,8 +58,6 @@ struct Failure {
 /// How a stream ended.
 enum End {
     Cut,
-    /// Nothing came for longer than [`SILENCE`].
-    Silent,
     Expired,
     Refused(String),
     Throttled(Duration),
@@ -73,6 +71,8 @@ enum End {
 #[derive(Default)]
 struct Progress {
     any: bool,
+    /// It ended because nothing came for longer than [`SILENCE`].
+    silent: bool,
     version: Option<String>,
     bookmarked: Option<String>,
 }
@@ -203,19 +203,11 @@ where
             }
         }
     };
-    let end = match end {
-        End::Silent if shared.watches.silent(&key, watch.from.is_some() && !progress.any) => End::Expired,
-        End::Silent => End::Cut,
-        end => {
-            // One that was cut before it could have told anything says nothing about it.
-            if progress.any {
-                shared.watches.silent(&key, false);
-            }
-            end
-        }
-    };
+    // One that was cut before it could have told anything is no sign of either.
+    let silent = progress.silent && !progress.any && watch.from.is_some();
+    let end = if (silent || progress.any) && shared.watches.silent(&key, silent) { End::Expired } else { end };
     let turn = match &end {
-        End::Silent | End::Cut | End::Deaf => Turn::Cut,
+        End::Cut | End::Deaf => Turn::Cut,
         End::Expired => Turn::Expired,
         End::Refused(_) => Turn::Refused,
         End::Throttled(_) => Turn::Throttled,
@@ -231,7 +223,7 @@ where
         End::Expired if watch.from.is_some() => shared.watches.at_once(&key),
         End::Throttled(wait) => shared.watches.failure(key, true, *wait, jitter),
         End::Refused(_) => shared.watches.failure(key, true, Duration::from_secs(1), jitter),
-        End::Silent | End::Cut | End::Expired => shared.watches.failure(key, false, Duration::ZERO, jitter),
+        End::Cut | End::Expired => shared.watches.failure(key, false, Duration::ZERO, jitter),
         End::Deaf => return,
     }
     if progress.version != progress.bookmarked
@@ -316,7 +308,8 @@ where
                 // Who holds up others must not be slow.
                 let limit = if large.is_some() { STEP } else { SILENCE };
                 if let Err(fault) = link.fill(&mut response, limit).await {
-                    return if large.is_none() && matches!(fault, Fault::Slow(_)) { End::Silent } else { End::Cut };
+                    progress.silent = large.is_none() && matches!(fault, Fault::Slow(_));
+                    return End::Cut;
                 }
             }
             Ok(Taken::End) => {

@@ -167,6 +167,7 @@ func (f *faulty) set(w http.ResponseWriter, r *http.Request) {
 	f.changed = make(chan struct{})
 }
 
+// reword stands between a caller and a local socket, and says other for word in what comes back.
 func reword(socket, upstream, word, other string) {
 	listen, err := net.Listen("unix", socket)
 	if err != nil {
